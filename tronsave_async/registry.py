@@ -1,0 +1,41 @@
+"""Vendors by name: adapters announce themselves through the entry point group ``tronsave_async.gateways``."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Final
+
+from tronsave_async.errors import UsageError
+
+if TYPE_CHECKING:
+    from tronsave_async.gateway import OrderGateway
+
+__all__ = ["available_gateways", "open_gateway"]
+
+GROUP: Final = "tronsave_async.gateways"
+
+
+def available_gateways() -> list[str]:
+    """The names of the installed vendors, sorted."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def open_gateway(vendor: str, **options: Any) -> OrderGateway:
+    """Construct a vendor's gateway; use it as an async context manager, or close it with `aclose`.
+
+    Args:
+        vendor: a name out of `available_gateways`.
+        options: the arguments of the gateway's constructor. Without any, the credentials come from the environment
+            (``from_env``).
+
+    Raises:
+        UsageError: no installed package provides this vendor.
+        CredentialsMissing: no options were given and the environment has no credentials.
+    """
+    points = list(entry_points(group=GROUP, name=vendor))
+    if not points:
+        known = ", ".join(available_gateways()) or "none"
+        raise UsageError(f"no gateway named {vendor!r} is installed (available: {known})")
+    factory = points[0].load()
+    gateway: OrderGateway = factory(**options) if options else factory.from_env()
+    return gateway
