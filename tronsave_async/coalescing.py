@@ -1,0 +1,350 @@
+"""Many callers, one request: single-flight for equal keys, batches for different ones.
+
+Callers that wait for the same call of a vendor share its next request, up to a maximum of keys. The first caller of an
+idle call is not delayed: a request asks for its permit at once and takes, in the moment it is granted, whoever waits by
+then. Equal keys share one slot. A caller that goes takes only its own key out of a request that has not been taken;
+when nobody is left who wants a request, it is revoked unless it departed already.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from tronsave_async.errors import GatewayError, RequestFailed
+from tronsave_async.limiter import Lane
+from tronsave_async.outcomes import Wire
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from tronsave_async.exchange import Exchange
+
+__all__ = ["Batcher", "Delivery", "Divide", "Ticket"]
+
+K = TypeVar("K", bound=Hashable)
+R = TypeVar("R")
+
+
+class Divide(Exception):
+    """Raised by a sender: the vendor refused the request as a whole and processed nothing of it, and one key may be
+    the reason. The batch is sent again in halves, so that one bad key harms no other."""
+
+
+class Delivery(Generic[R]):
+    """What a request brought for one key: a value, or the failure of the whole request, or neither: silence.
+
+    Attributes:
+        exchange: the request.
+        divided: requests that carried the key before, were answered, and were divided.
+    """
+
+    __slots__ = ("divided", "exchange", "failure", "value")
+
+    def __init__(
+        self, exchange: Exchange, value: R | None, failure: GatewayError | None, divided: int = 0
+    ) -> None:
+        self.exchange = exchange
+        self.value = value
+        self.failure = failure
+        self.divided = divided
+
+    @property
+    def reached(self) -> Wire:
+        """How far the requests with this key got."""
+        reached = self.exchange.reached
+        return Wire.ANSWERED if self.divided and reached is Wire.NOT_SENT else reached
+
+
+class Spawn(Protocol):
+    """Runs a coroutine as a task of the gateway."""
+
+    def __call__(self, coro: Coroutine[Any, Any, None], /) -> asyncio.Task[None]: ...
+
+
+class Ticket(Generic[K, R]):
+    """One caller's interest in one key. It is delivered to once, or left."""
+
+    __slots__ = ("_slot", "deliver", "joined_at")
+
+    def __init__(
+        self, slot: _Slot[K, R], deliver: Callable[[Delivery[R]], None], joined_at: float
+    ) -> None:
+        self._slot = slot
+        self.deliver = deliver
+        self.joined_at = joined_at
+
+    def leave(self) -> Wire:
+        """Go before the delivery.
+
+        Returns:
+            NOT_SENT: this key has not left with any request of this ticket, and because of this ticket it never will.
+            ANSWERED: it left, was refused unprocessed with its batch, and has not left again.
+            MAYBE_SENT: it left, or will leave with a request that others still want.
+        """
+        return self._slot.leave(self)
+
+    @property
+    def taken(self) -> bool:
+        """A request took the key with it."""
+        return self._slot.batch is not None or self._slot.divided > 0
+
+
+class _Slot(Generic[K, R]):
+    """One key and all who want it."""
+
+    __slots__ = ("batch", "batcher", "divided", "key", "lane", "tickets")
+
+    def __init__(self, batcher: Batcher[K, R], key: K, lane: Lane) -> None:
+        self.batcher = batcher
+        self.key = key
+        self.lane = lane
+        self.tickets: dict[Ticket[K, R], None] = {}
+        self.batch: _Batch[K, R] | None = None
+        """The request under way that carries the key; None while it waits."""
+        self.divided = 0
+        """Batches with this key that were answered and divided."""
+
+    def leave(self, ticket: Ticket[K, R]) -> Wire:
+        del self.tickets[ticket]
+        before = Wire.ANSWERED if self.divided else Wire.NOT_SENT
+        if self.batch is None:
+            if not self.tickets:
+                self.batcher.drop(self)
+            return before
+        return before if self.batcher.revoke_if_unwanted(self.batch) else Wire.MAYBE_SENT
+
+    def deliver(self, delivery: Delivery[R]) -> None:
+        tickets, self.tickets = self.tickets, {}
+        for ticket in tickets:
+            ticket.deliver(delivery)
+
+
+class _Batch(Generic[K, R]):
+    """The slots of one request under way."""
+
+    __slots__ = ("exchange", "slots", "task")
+
+    def __init__(self, slots: list[_Slot[K, R]], exchange: Exchange) -> None:
+        self.slots = slots
+        self.exchange = exchange
+        self.task: asyncio.Task[None] | None = None
+
+
+class Batcher(Generic[K, R]):
+    """The waiting room of one call of a vendor.
+
+    Args:
+        maximum: keys per request, at least 1.
+        open_exchange: starts the record of a request about so many orders.
+        admit: waits for the exchange's permit in a lane.
+        send: sends one request for the keys and returns what it brought for each; raises a `GatewayError` for all of
+            them, or `Divide`.
+        spawn: runs the gateway's background tasks.
+        clock: monotonic seconds.
+        join_departed: a newcomer may share the request that is already under way for its key. Right for cancels,
+            whose aim is a state; wrong for reads, which must see what happened before they were asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        maximum: int,
+        open_exchange: Callable[[int], Exchange],
+        admit: Callable[[Exchange, Lane], Awaitable[None]],
+        send: Callable[[Sequence[K], Exchange], Awaitable[Mapping[K, R]]],
+        spawn: Spawn,
+        clock: Callable[[], float],
+        join_departed: bool,
+    ) -> None:
+        self._maximum = maximum
+        self._open_exchange = open_exchange
+        self._admit = admit
+        self._send = send
+        self._spawn = spawn
+        self._clock = clock
+        self._join_departed = join_departed
+        self._waiting: dict[Lane, OrderedDict[K, _Slot[K, R]]] = {
+            lane: OrderedDict() for lane in Lane
+        }
+        self._divided: deque[list[_Slot[K, R]]] = deque()
+        self._under_way: dict[K, _Slot[K, R]] = {}
+        self._batches: set[_Batch[K, R]] = set()
+        self._flushers: dict[Lane, asyncio.Task[None]] = {}
+
+    def join(self, key: K, lane: Lane, deliver: Callable[[Delivery[R]], None]) -> Ticket[K, R]:
+        """Want ``key`` with the next request. ``deliver`` is called once, on the event loop, unless left before."""
+        slot = self._find(key, lane) or self._open_slot(key, lane)
+        ticket = Ticket(slot, deliver, self._clock())
+        slot.tickets[ticket] = None
+        return ticket
+
+    @property
+    def waiting(self) -> int:
+        """Keys that wait for a request."""
+        return sum(map(len, self._waiting.values())) + sum(map(len, self._divided))
+
+    @property
+    def under_way(self) -> int:
+        """Keys whose request is under way."""
+        return len(self._under_way)
+
+    def drop(self, slot: _Slot[K, R]) -> None:
+        """A waiting slot lost its last caller (internal to the tickets)."""
+        lane = self._waiting[slot.lane]
+        if lane.get(slot.key) is slot:
+            del lane[slot.key]
+        if not self.waiting:
+            self._retire_flushers()
+
+    def revoke_if_unwanted(self, batch: _Batch[K, R]) -> bool:
+        """True if nobody wants the request any more and it will never leave (internal to the tickets)."""
+        if any(slot.tickets for slot in batch.slots) or not batch.exchange.revoke():
+            return False
+        self._land(batch, {}, None)
+        if batch.task is not None:
+            batch.task.cancel()
+        return True
+
+    def close(self) -> None:
+        """Deliver a failure to every ticket, and let no request depart any more."""
+        for batch in list(self._batches):
+            batch.exchange.revoke()
+            self._land(batch, {}, _failure(batch.exchange, "gateway closed"))
+        self._fail_waiting(None)
+
+    def _fail_waiting(self, failure: GatewayError | None) -> None:
+        slots = [slot for lane in self._waiting.values() for slot in lane.values()]
+        slots += itertools.chain.from_iterable(self._divided)
+        for lane in self._waiting.values():
+            lane.clear()
+        self._divided.clear()
+        self._retire_flushers()
+        if slots:
+            exchange = self._open_exchange(len(slots))
+            exchange.lost("never sent")
+            failure = failure or _failure(exchange, "gateway closed")
+            for slot in slots:
+                slot.deliver(Delivery(exchange, None, failure, slot.divided))
+
+    def _find(self, key: K, lane: Lane) -> _Slot[K, R] | None:
+        for queued in Lane:
+            if (slot := self._waiting[queued].get(key)) is not None:
+                if lane < queued:
+                    del self._waiting[queued][key]
+                    self._enqueue(slot, lane)
+                return slot
+        for half in self._divided:
+            for slot in half:
+                if slot.key == key and slot.tickets:
+                    return slot
+        return self._under_way.get(key) if self._join_departed else None
+
+    def _open_slot(self, key: K, lane: Lane) -> _Slot[K, R]:
+        slot = _Slot(self, key, lane)
+        self._enqueue(slot, lane)
+        return slot
+
+    def _enqueue(self, slot: _Slot[K, R], lane: Lane) -> None:
+        slot.lane = lane
+        self._waiting[lane][slot.key] = slot
+        self._ensure_flusher(lane)
+
+    def _ensure_flusher(self, lane: Lane) -> None:
+        if lane not in self._flushers:
+            self._flushers[lane] = self._spawn(self._flush(lane))
+
+    def _retire_flushers(self) -> None:
+        flushers, self._flushers = self._flushers, {}
+        for task in flushers.values():
+            task.cancel()
+
+    async def _flush(self, lane: Lane) -> None:
+        """Ask for permits in ``lane`` until nobody waits in it; each takes whoever is first in any lane."""
+        while self._waiting[lane] or (self._divided and lane is Lane.CANCEL):
+            exchange = self._open_exchange(self.waiting)
+            try:
+                await self._admit(exchange, lane)
+            except GatewayError as error:
+                exchange.lost(str(error))
+                self._fail_waiting(error)
+                return
+            except BaseException:
+                exchange.lost("not wanted any more")
+                raise
+            if slots := self._take():
+                self._launch(slots, exchange)
+            else:
+                exchange.lost("not wanted any more")
+        del self._flushers[lane]
+
+    def _take(self) -> list[_Slot[K, R]]:
+        while self._divided:
+            slots = [slot for slot in self._divided.popleft() if slot.tickets]
+            if slots:
+                return slots
+        slots = []
+        for lane in self._waiting.values():
+            while lane and len(slots) < self._maximum:
+                slots.append(lane.popitem(last=False)[1])
+        return slots
+
+    def _launch(self, slots: list[_Slot[K, R]], exchange: Exchange) -> None:
+        exchange.orders = len(slots)
+        batch = _Batch(slots, exchange)
+        self._batches.add(batch)
+        for slot in slots:
+            slot.batch = batch
+            self._under_way[slot.key] = slot
+        batch.task = self._spawn(self._carry(batch))
+
+    async def _carry(self, batch: _Batch[K, R]) -> None:
+        """Send one batch and deliver what it brings: whatever happens, every ticket is delivered to or divided."""
+        exchange = batch.exchange
+        try:
+            results = await self._send([slot.key for slot in batch.slots], exchange)
+        except Divide:
+            self._divide(batch)
+        except GatewayError as failure:
+            self._land(batch, {}, failure)
+        except BaseException:
+            self._land(batch, {}, _failure(exchange, "ended early"))
+            raise
+        else:
+            self._land(batch, results, None)
+
+    def _land(
+        self, batch: _Batch[K, R], results: Mapping[K, R], failure: GatewayError | None
+    ) -> None:
+        """The only place where a request under way ends. A second landing changes nothing."""
+        if batch not in self._batches:
+            return
+        self._batches.discard(batch)
+        if batch.exchange.ended_at is None:
+            batch.exchange.lost("ended early" if failure is None else str(failure))
+        for slot in batch.slots:
+            self._release(slot)
+            value = results.get(slot.key)
+            slot.deliver(Delivery(batch.exchange, value, failure, slot.divided))
+
+    def _divide(self, batch: _Batch[K, R]) -> None:
+        if batch not in self._batches:
+            return
+        self._batches.discard(batch)
+        for slot in batch.slots:
+            self._release(slot)
+            slot.batch = None
+            slot.divided += 1
+        middle = len(batch.slots) // 2
+        self._divided += (batch.slots[:middle], batch.slots[middle:])
+        self._ensure_flusher(Lane.CANCEL)
+
+    def _release(self, slot: _Slot[K, R]) -> None:
+        if self._under_way.get(slot.key) is slot:
+            del self._under_way[slot.key]
+
+
+def _failure(exchange: Exchange, reason: str) -> RequestFailed:
+    return RequestFailed(exchange.venue, exchange.endpoint, reason, wire=exchange.reached)

@@ -1,0 +1,704 @@
+"""The one place that composes: limiter, transport, verdict, retry, read-back, deadline, telemetry, outcome.
+
+A gateway owns one `Dispatcher` and gives it two things that only a vendor knows: how cancels are sent (a `Batcher` of
+verdicts) and how an order is read back. How a cancel travels::
+
+    cancel() -> Case -> Batcher -> limiter -> transport -> vendor's verdict -> Case -> outcome
+                  ^                                                              |
+                  +---- pause (retry policy, quota) <---- read back, repeat <----+
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+import anyio
+
+from tronsave_async.coalescing import Batcher, Delivery, Ticket
+from tronsave_async.errors import (
+    GatewayClosed,
+    GatewayError,
+    OutcomeUnknown,
+    RateLimited,
+    RequestFailed,
+    RequestTimeout,
+    UsageError,
+    VendorError,
+    VendorFailure,
+)
+from tronsave_async.exchange import Exchange
+from tronsave_async.limiter import Lane, RateLimit, RateLimiter, Scope, shared_limiter
+from tronsave_async.orders import OrderRef, OrderSnapshot
+from tronsave_async.outcomes import CancelOutcome, NotSent, Wire
+from tronsave_async.retry import Reach, Repeatable, RetryPolicy, RetryQuota, may_repeat
+from tronsave_async.settlement import Case, Meaning, Step, Verdict
+from tronsave_async.telemetry import Event, OutcomeReached, Penalized, Retried, TelemetryHook
+
+if TYPE_CHECKING:
+    from tronsave_async.http import HttpReply, HttpTransport
+
+__all__ = ["Dispatcher", "ReadBack", "checked_timeout"]
+
+R = TypeVar("R")
+
+ReadBack = Callable[[OrderRef, Lane], Awaitable[Delivery[OrderSnapshot]]]
+"""Reads an order back: a delivery without value and failure means that the vendor tells nothing about it."""
+
+DOUBTS_REMEMBERED: Final = 10_000
+"""Orders whose cancel ended without proof are remembered, the latest this many."""
+
+_SILENT: Final = Verdict(meaning=Meaning.AMBIGUOUS, message="the reply does not mention the order")
+
+
+def checked_timeout(timeout: float | None) -> float | None:
+    """Seconds above 0, or None for no bound.
+
+    Raises:
+        UsageError: it is zero, negative, not a number, or no number at all.
+    """
+    given: object = timeout
+    if timeout is None or timeout == math.inf:
+        return None
+    if isinstance(given, int | float) and not isinstance(given, bool) and given > 0:
+        return timeout
+    raise UsageError("timeout must be a number of seconds above 0, or None")
+
+
+class Dispatcher:
+    """Carries the calls of one gateway.
+
+    Args:
+        venue: the gateway's name.
+        account: names the account and host that the vendor meters; never a secret.
+        transport: sends one attempt.
+        limits: the rate limit of each of the vendor's calls.
+        shared_scope: the vendor meters all its calls together.
+        limiter: a limiter to share, or None for the event loop's own.
+        retry: the shared policy.
+        telemetry: who listens, or None.
+        minimum_penalty: seconds for which a scope is closed after a first "too many requests".
+    """
+
+    def __init__(
+        self,
+        venue: str,
+        *,
+        account: str,
+        transport: HttpTransport,
+        limits: Mapping[str, RateLimit],
+        shared_scope: bool,
+        limiter: RateLimiter | None,
+        retry: RetryPolicy,
+        telemetry: TelemetryHook | None,
+        minimum_penalty: float,
+    ) -> None:
+        self.venue: Final = venue
+        self._transport = transport
+        self._limits = limits
+        self._scopes = {
+            endpoint: Scope(venue, account, "all" if shared_scope else endpoint)
+            for endpoint in limits
+        }
+        self._limiter = limiter
+        self._declared = False
+        self._retry = retry
+        self._quota = RetryQuota(retry)
+        self._hook = telemetry
+        self._emit: Callable[[Event], None] | None = None if telemetry is None else self._tell
+        self._minimum_penalty = minimum_penalty
+        self._rejections: dict[str, int] = dict.fromkeys(limits, 0)
+        self._numbers = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._doubts: OrderedDict[str, None] = OrderedDict()
+        self._closing = asyncio.Event()
+        self._batchers: list[Batcher[Any, Any]] = []
+        self._cancels: Batcher[str, Verdict] | None = None
+        self._read_back: ReadBack | None = None
+
+    # -- what a gateway plugs in ----------------------------------------------------------------------------------
+
+    def batcher(
+        self,
+        endpoint: str,
+        *,
+        maximum: int,
+        send: Callable[[Sequence[str], Exchange], Awaitable[Mapping[str, R]]],
+        join_departed: bool,
+    ) -> Batcher[str, R]:
+        """A waiting room for one of the vendor's calls."""
+        batcher: Batcher[str, R] = Batcher(
+            maximum=maximum,
+            open_exchange=partial(self.open_exchange, endpoint),
+            admit=self.admit,
+            send=send,
+            spawn=self.spawn,
+            clock=_clock,
+            join_departed=join_departed,
+        )
+        self._batchers.append(batcher)
+        return batcher
+
+    def settle_with(self, cancels: Batcher[str, Verdict], read_back: ReadBack) -> None:
+        """How this vendor's cancels are sent, and how an order is read back."""
+        self._cancels = cancels
+        self._read_back = read_back
+
+    # -- one request ----------------------------------------------------------------------------------------------
+
+    def open_exchange(self, endpoint: str, orders: int) -> Exchange:
+        """Start the record of one request."""
+        number = next(self._numbers)
+        return Exchange(number, self.venue, endpoint, orders=orders, clock=_clock, emit=self._emit)
+
+    async def admit(self, exchange: Exchange, lane: Lane) -> None:
+        """Wait for the exchange's permit."""
+        permit = await self._shared().acquire(self._scopes[exchange.endpoint], lane=lane)
+        exchange.granted(permit)
+
+    async def carry(
+        self,
+        exchange: Exchange,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> HttpReply:
+        """Send one admitted request, once; "too many requests" closes the scope for all its users.
+
+        Raises:
+            RequestFailed: as `HttpTransport.send` does.
+        """
+        try:
+            reply = await self._transport.send(
+                exchange.endpoint, method, path, departing=exchange.depart, body=body, query=query
+            )
+        except BaseException as error:
+            if exchange.ended_at is None:
+                exchange.lost(_short(error))
+            raise
+        if exchange.ended_at is None:
+            exchange.answered(reply.status)
+        self._heed(exchange.endpoint, reply)
+        return reply
+
+    async def fetch(self, batcher: Batcher[str, R], key: str, lane: Lane) -> Delivery[R]:
+        """Want ``key`` from ``batcher``. Canceling the call takes only this interest away."""
+        mailbox: _Mailbox[R] = _Mailbox()
+        ticket = batcher.join(key, lane, mailbox)
+        try:
+            return await mailbox.wait()
+        except asyncio.CancelledError:
+            if mailbox.delivery is None:
+                ticket.leave()
+            raise
+
+    # -- the vendor's own calls -----------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        endpoint: str,
+        attempt: Callable[[Exchange], Awaitable[R]],
+        *,
+        lane: Lane,
+        repeatable: Repeatable,
+        timeout: float | None,
+        how_to_check: str = "",
+    ) -> R:
+        """One of the vendor's calls, with its permits, repeats and deadline.
+
+        Args:
+            endpoint: the vendor's call.
+            attempt: carries one admitted exchange and reads the reply, or raises a `GatewayError`.
+            lane: who goes first.
+            repeatable: what a second execution would do.
+            timeout: seconds for everything, or None.
+            how_to_check: for a call that is not always repeatable: how to learn what happened.
+
+        Raises:
+            RequestFailed, VendorError: the last attempt's error.
+            OutcomeUnknown: the call must not be repeated, and may have taken effect.
+            GatewayClosed, UsageError: nothing was sent.
+        """
+        timeout = checked_timeout(timeout)
+        exchanges: list[Exchange] = []
+        sent_at = datetime.now(UTC)
+        error: GatewayError
+        bound = asyncio.timeout(timeout)
+        try:
+            async with bound:
+                return await self._repeat(endpoint, attempt, lane, repeatable, exchanges)
+        except GatewayError as failure:
+            error = failure
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            departed = any(exchange.departed_at is not None for exchange in exchanges)
+            wire = Wire.MAYBE_SENT if departed else Wire.NOT_SENT
+            error = RequestTimeout(self.venue, endpoint, "out of time", wire=wire)
+        if repeatable is Repeatable.UNLESS_SENT and reach_of(error) is Reach.MAY_HAVE_ARRIVED:
+            raise OutcomeUnknown(
+                self.venue, endpoint, sent_at=sent_at, how_to_check=how_to_check
+            ) from error
+        raise error
+
+    async def read(self, order: OrderRef, timeout: float | None) -> OrderSnapshot | None:
+        """Read an order for a caller, repeating what fails; None where the vendor tells nothing about it.
+
+        Raises:
+            RequestFailed, VendorError: the last attempt's error.
+            GatewayClosed, UsageError: nothing was sent.
+        """
+        timeout = checked_timeout(timeout)
+        self.check_open()
+        assert self._read_back is not None, "set by the gateway"
+        bound = asyncio.timeout(timeout)
+        try:
+            async with bound:
+                for failures in itertools.count(1):
+                    delivery = await self._read_back(order, Lane.READ)
+                    if delivery.failure is None:
+                        return delivery.value
+                    self.check_open()
+                    await self._pause("get_order", failures, delivery.exchange, delivery.failure)
+        except TimeoutError as error:
+            if not bound.expired():
+                raise
+            reason, wire = "out of time", Wire.MAYBE_SENT
+            raise RequestTimeout(self.venue, "get_order", reason, wire=wire) from error
+        raise AssertionError("unreachable: the loop returns or raises")
+
+    # -- cancels --------------------------------------------------------------------------------------------------
+
+    async def cancel(self, order: OrderRef, timeout: float | None) -> CancelOutcome:
+        """Cancel one order; see `OrderGateway.cancel`."""
+        timeout = checked_timeout(timeout)
+        self.check_open()
+        case = self.open_case(order)
+        bound = asyncio.timeout(timeout)
+        try:
+            async with bound:
+                await self.settle(case, Step.SEND)
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            case.give_up("out of time", _clock())
+        finally:
+            self.remember(case)
+        if case.error is not None:
+            raise case.error
+        return self.report(case)
+
+    async def cancel_many(
+        self,
+        orders: Sequence[OrderRef],
+        timeout: float | None,
+        on_outcome: Callable[[CancelOutcome], object] | None,
+        unusable: Callable[[OrderRef], str | None],
+    ) -> list[CancelOutcome]:
+        """Cancel many orders; see `OrderGateway.cancel_many`. ``unusable`` says why an order cannot be sent."""
+        timeout = checked_timeout(timeout)
+        self.check_open()
+        many = _Many(self, [self.open_case(order) for order in orders], on_outcome)
+        bound = asyncio.timeout(timeout)
+        try:
+            async with bound:
+                await many.run(unusable)
+        except TimeoutError:
+            if not bound.expired():
+                raise
+        finally:
+            await many.withdraw()
+        return many.outcomes()
+
+    def open_case(self, order: OrderRef) -> Case:
+        """Start the cancel of one order."""
+        return Case(
+            order,
+            self.venue,
+            started=_clock(),
+            attempts=self._retry.attempts,
+            doubt=bool(self._doubts) and str(order) in self._doubts,
+        )
+
+    async def settle(self, case: Case, step: Step) -> None:
+        """Carry a case from ``step`` to its end. Canceling the call leaves in the case what was proved so far."""
+        while step is not Step.DONE:
+            if self._closing.is_set():
+                case.give_up("gateway closed", _clock())
+            elif step.pauses and not await self._pause_case(case, step):
+                case.give_up("the retry quota is used up", _clock())
+            if case.outcome is not None:
+                return
+            step = await (self._send_cancel(case) if step.sends else self._look_back(case))
+
+    def want(
+        self, case: Case, deliver: Callable[[Delivery[Verdict]], None]
+    ) -> Ticket[str, Verdict]:
+        """Want a case's order with the next cancel request."""
+        assert self._cancels is not None, "set by the gateway"
+        assert case.order.id is not None, "checked by the gateway"
+        return self._cancels.join(case.order.id, Lane.CANCEL, deliver)
+
+    def digest(self, case: Case, delivery: Delivery[Verdict], joined_at: float) -> Step:
+        """Tell a case what its cancel request brought."""
+        exchange, failure = delivery.exchange, delivery.failure
+        case.exchange = exchange
+        case.queue_time += exchange.queue_time(joined_at)
+        case.wire_time += exchange.wire_time
+        case.attempts += delivery.divided
+        if failure is None:
+            return case.answered(delivery.value or _SILENT, _clock())
+        if self._closing.is_set():
+            return case.cut_off(delivery.reached, "gateway closed", _clock())
+        if isinstance(failure, RequestFailed):
+            return case.failed(failure, _clock())
+        return case.broken(failure, _clock())
+
+    def remember(self, case: Case) -> None:
+        """Keep an order in mind whose cancel may have reached the vendor and was not proved."""
+        if case.in_doubt:
+            self._doubts[str(case.order)] = None
+            if len(self._doubts) > DOUBTS_REMEMBERED:
+                self._doubts.popitem(last=False)
+        elif self._doubts and case.outcome is not None and case.outcome.closed:
+            self._doubts.pop(str(case.order), None)
+
+    def report(self, case: Case) -> CancelOutcome:
+        """The outcome, told to whoever listens."""
+        assert case.outcome is not None, "settled or given up before"
+        if self._emit is not None:
+            event = OutcomeReached(
+                venue=self.venue,
+                outcome=case.outcome,
+                queue=case.queue_time,
+                wire=case.wire_time,
+                read_back=case.read_back_time,
+            )
+            self._emit(event)
+        return case.outcome
+
+    # -- lifetime -------------------------------------------------------------------------------------------------
+
+    def check_open(self) -> None:
+        """Raises: GatewayClosed."""
+        if self._closing.is_set():
+            raise GatewayClosed(self.venue)
+
+    async def aclose(self) -> None:
+        """End every call at once with what was proved so far, and close the transport. Idempotent, from any task.
+
+        Canceling the call does not stop the closing, which takes 5 seconds at most.
+        """
+        self._closing.set()
+        for batcher in self._batchers:
+            batcher.close()
+        with anyio.move_on_after(5, shield=True):
+            if tasks := set(self._tasks):
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+            await self._transport.aclose()
+
+    def spawn(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a background task of the gateway."""
+        task = asyncio.get_running_loop().create_task(coro)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    async def _repeat(
+        self,
+        endpoint: str,
+        attempt: Callable[[Exchange], Awaitable[R]],
+        lane: Lane,
+        repeatable: Repeatable,
+        exchanges: list[Exchange],
+    ) -> R:
+        while True:
+            self.check_open()
+            exchange = self.open_exchange(endpoint, 0)
+            exchanges.append(exchange)
+            try:
+                return await self._admitted(exchange, lane, attempt)
+            except (RequestFailed, VendorError) as error:
+                if not may_repeat(reach_of(error), repeatable):
+                    raise
+                await self._pause(endpoint, len(exchanges), exchange, error)
+
+    async def _admitted(
+        self, exchange: Exchange, lane: Lane, attempt: Callable[[Exchange], Awaitable[R]]
+    ) -> R:
+        try:
+            await self.admit(exchange, lane)
+            self.check_open()
+            return await attempt(exchange)
+        finally:
+            if exchange.ended_at is None:
+                exchange.lost("not wanted any more")
+
+    async def _send_cancel(self, case: Case) -> Step:
+        mailbox: _Mailbox[Verdict] = _Mailbox()
+        ticket = self.want(case, mailbox)
+        try:
+            delivery = await mailbox.wait()
+        except asyncio.CancelledError:
+            self.leave(case, ticket, mailbox.delivery)
+            raise
+        return self.digest(case, delivery, ticket.joined_at)
+
+    def leave(
+        self, case: Case, ticket: Ticket[str, Verdict], delivery: Delivery[Verdict] | None
+    ) -> None:
+        """A caller goes. What was delivered in the same tick counts; else what is known of its request."""
+        if delivery is not None:
+            self.digest(case, delivery, ticket.joined_at)
+            return
+        tried = ticket.taken
+        case.left_queue(ticket.leave(), tried=tried)
+
+    async def _look_back(self, case: Case) -> Step:
+        assert self._read_back is not None, "set by the gateway"
+        started = _clock()
+        try:
+            delivery = await self._read_back(case.order, Lane.CANCEL)
+        finally:
+            case.read_back_time += _clock() - started
+        if delivery.failure is None:
+            return case.read(delivery.value, _clock())
+        case.exchange = delivery.exchange
+        if reach_of(delivery.failure) is Reach.ANSWERED:
+            return case.read(None, _clock())
+        return case.read_failed(str(delivery.failure), _clock())
+
+    async def _pause_case(self, case: Case, step: Step) -> bool:
+        exchange = case.exchange
+        assert exchange is not None, "only a failed request asks for a pause"
+        if not self._admit_repeat(exchange):
+            return False
+        delay = self._retry.delay(case.failures, spread=exchange.spread)
+        if self._emit is not None:
+            self._tell_retry(step.value, case.attempts, delay, case.reason)
+        await self._sleep(delay)
+        return True
+
+    async def _pause(
+        self, what: str, failures: int, exchange: Exchange, error: GatewayError
+    ) -> None:
+        """Wait before a call is tried again; raises ``error`` where it may not be."""
+        tired = failures >= self._retry.attempts or reach_of(error) is Reach.ANSWERED
+        if tired or not self._admit_repeat(exchange):
+            raise error.with_traceback(None)
+        delay = self._retry.delay(failures, spread=exchange.spread)
+        if self._emit is not None:
+            self._tell_retry(what, failures, delay, str(error))
+        await self._sleep(delay)
+
+    def _admit_repeat(self, exchange: Exchange) -> bool:
+        """One token of the quota for each failed request, however many callers shared it."""
+        if exchange.quota_admitted is None:
+            exchange.quota_admitted = self._quota.admit(_clock())
+        return exchange.quota_admitted
+
+    async def _sleep(self, delay: float) -> None:
+        """Sleep, or until the gateway closes."""
+        bound = asyncio.timeout(delay)
+        try:
+            async with bound:
+                await self._closing.wait()
+        except TimeoutError:
+            if not bound.expired():
+                raise
+
+    def _heed(self, endpoint: str, reply: HttpReply) -> None:
+        """Close the scope where the vendor asked for it; note that it is there."""
+        if reply.status == 429 or (reply.status == 503 and reply.retry_after() is not None):
+            self._rejections[endpoint] += 1
+            seconds = self._retry.penalty(
+                self._rejections[endpoint],
+                retry_after=reply.retry_after(),
+                minimum=self._minimum_penalty,
+            )
+            self._shared().penalize(self._scopes[endpoint], seconds)
+            if self._emit is not None:
+                self._emit(Penalized(venue=self.venue, endpoint=endpoint, seconds=seconds))
+            return
+        self._rejections[endpoint] = 0
+        if reply.status < 500:
+            self._quota.answered()
+
+    def _shared(self) -> RateLimiter:
+        """The limiter, with this gateway's scopes declared on first use."""
+        if self._limiter is None:
+            self._limiter = shared_limiter()
+        if not self._declared:
+            for endpoint, limit in self._limits.items():
+                self._limiter.declare(self._scopes[endpoint], limit)
+            self._declared = True
+        return self._limiter
+
+    def _tell(self, event: Event) -> None:
+        assert self._hook is not None, "only told where somebody listens"
+        guarded(self._hook, event, "telemetry hook")
+
+    def _tell_retry(self, what: str, attempt: int, delay: float, reason: str) -> None:
+        assert self._emit is not None, "checked before, so that nothing is built in vain"
+        self._emit(
+            Retried(venue=self.venue, endpoint=what, attempt=attempt, delay=delay, reason=reason)
+        )
+
+
+class _Mailbox(Generic[R]):
+    """Waits for one delivery, and keeps it even if the waiter was canceled in the same tick."""
+
+    __slots__ = ("_future", "delivery")
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.delivery: Delivery[R] | None = None
+
+    def __call__(self, delivery: Delivery[R]) -> None:
+        self.delivery = delivery
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> Delivery[R]:
+        await self._future
+        assert self.delivery is not None, "delivered before the future is done"
+        return self.delivery
+
+
+class _Many:
+    """The cases of one ``cancel_many``: a task for a case only where the first request did not settle it."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        cases: list[Case],
+        on_outcome: Callable[[CancelOutcome], object] | None,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._cases = cases
+        self._on_outcome = on_outcome
+        self._tickets: dict[int, Ticket[str, Verdict]] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._left = len(cases)
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self, unusable: Callable[[OrderRef], str | None]) -> None:
+        """Until every case has its end."""
+        for index, case in enumerate(self._cases):
+            if (reason := unusable(case.order)) is not None:
+                case.give_up(reason, _clock())
+                self._finish(index)
+            else:
+                self._tickets[index] = self._dispatcher.want(case, partial(self._deliver, index))
+        if self._left:
+            await self._done
+
+    async def withdraw(self) -> None:
+        """Leave whatever is not ended. Every case has its outcome afterwards."""
+        for index, ticket in list(self._tickets.items()):
+            self._dispatcher.leave(self._cases[index], ticket, None)
+        self._tickets.clear()
+        tasks = set(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for index, case in enumerate(self._cases):
+            if case.outcome is None:
+                case.give_up("out of time", _clock())
+                self._finish(index)
+
+    def outcomes(self) -> list[CancelOutcome]:
+        """One outcome per case, in order.
+
+        Raises:
+            GatewayError: the account's error, if it is all that happened: no order was reached.
+        """
+        errors = [case for case in self._cases if case.error is not None]
+        if errors and all(case.error or isinstance(case.outcome, NotSent) for case in self._cases):
+            assert errors[0].error is not None, "just selected"
+            raise errors[0].error
+        for case in errors:
+            self._tell(case)
+        return [case.outcome for case in self._cases if case.outcome is not None]
+
+    def _deliver(self, index: int, delivery: Delivery[Verdict]) -> None:
+        case, ticket = self._cases[index], self._tickets.pop(index)
+        step = self._dispatcher.digest(case, delivery, ticket.joined_at)
+        if step is Step.DONE:
+            self._finish(index)
+        else:
+            self._tasks[index] = self._dispatcher.spawn(self._recover(index, step))
+
+    async def _recover(self, index: int, step: Step) -> None:
+        await self._dispatcher.settle(self._cases[index], step)
+        del self._tasks[index]
+        self._finish(index)
+
+    def _finish(self, index: int) -> None:
+        """The only place where a case is counted as ended."""
+        case = self._cases[index]
+        self._dispatcher.remember(case)
+        self._left -= 1
+        if case.error is not None:
+            self._spare_the_rest()
+        else:
+            self._tell(case)
+        if not self._left and not self._done.done():
+            self._done.set_result(None)
+
+    def _spare_the_rest(self) -> None:
+        """The account is rejected: what has not been sent stays unsent."""
+        waiting = [index for index, ticket in self._tickets.items() if not ticket.taken]
+        for index in waiting:
+            case = self._cases[index]
+            self._dispatcher.leave(case, self._tickets.pop(index), None)
+            case.give_up("not sent: the account was rejected", _clock())
+            self._finish(index)
+
+    def _tell(self, case: Case) -> None:
+        outcome = self._dispatcher.report(case)
+        if self._on_outcome is not None:
+            guarded(self._on_outcome, outcome, "on_outcome")
+
+
+def reach_of(error: GatewayError) -> Reach:
+    """What a failed request's error proves about it."""
+    match error:
+        case RequestFailed(wire=Wire.NOT_SENT):
+            return Reach.NEVER_LEFT
+        case RequestFailed() | VendorFailure():
+            return Reach.MAY_HAVE_ARRIVED
+        case RateLimited():
+            return Reach.REFUSED_UNPROCESSED
+        case _:
+            return Reach.ANSWERED
+
+
+def guarded(callback: Callable[[R], object], argument: R, name: str) -> None:
+    """Call foreign code: what it raises goes to the event loop's exception handler and not to an order."""
+    try:
+        callback(argument)
+    except Exception as error:  # noqa: BLE001 - foreign code; see the docstring
+        context = {"message": f"{name} raised", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _short(error: BaseException) -> str:
+    return error.reason if isinstance(error, RequestFailed) else type(error).__name__

@@ -1,0 +1,171 @@
+"""One request on its way to a vendor: what was proved about it, and the telemetry of it."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Final
+
+from tronsave_async.errors import GatewayError
+from tronsave_async.outcomes import Wire
+from tronsave_async.telemetry import Answered, Event, Lost, Queued, Sent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tronsave_async.limiter import Permit
+
+__all__ = ["Exchange", "Revoked"]
+
+
+class Revoked(GatewayError):
+    """Everybody who wanted the request went before it left: it must not leave any more."""
+
+    def __str__(self) -> str:
+        return "revoked before it left"
+
+
+class Exchange:
+    """One request, from the queue to its end. It departs at most once and ends exactly once.
+
+    Args:
+        number: number of the request within the gateway.
+        venue, endpoint: whose request it is.
+        clock: monotonic seconds.
+        emit: takes the telemetry events, or None where nobody listens.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_emit",
+        "_permit",
+        "_revoked",
+        "departed_at",
+        "ended_at",
+        "endpoint",
+        "number",
+        "orders",
+        "queued_at",
+        "quota_admitted",
+        "spread",
+        "venue",
+        "was_answered",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        venue: str,
+        endpoint: str,
+        *,
+        orders: int,
+        clock: Callable[[], float],
+        emit: Callable[[Event], None] | None,
+    ) -> None:
+        self.number: Final = number
+        self.venue: Final = venue
+        self.endpoint: Final = endpoint
+        self.orders = orders
+        self.queued_at: Final = clock()
+        self.departed_at: float | None = None
+        self.ended_at: float | None = None
+        self.was_answered = False
+        self.spread: Final = random.random()
+        """The random part of the back-off, shared by all who shared the request: they come back together."""
+        self.quota_admitted: bool | None = None
+        """Whether the quota let its sharers repeat it: asked once, however many they are."""
+        self._clock: Final = clock
+        self._emit: Final = emit
+        self._permit: Permit | None = None
+        self._revoked = False
+        if emit is not None:
+            emit(Queued(venue=venue, request=number, endpoint=endpoint, orders=orders))
+
+    @property
+    def reached(self) -> Wire:
+        """How far the request got."""
+        if self.was_answered:
+            return Wire.ANSWERED
+        return Wire.NOT_SENT if self.departed_at is None else Wire.MAYBE_SENT
+
+    def granted(self, permit: Permit) -> None:
+        """The limiter let it pass; the permit is spent when it departs."""
+        self._permit = permit
+
+    def revoke(self) -> bool:
+        """Nobody wants it any more. True if it had not departed, and then it never will."""
+        self._revoked = True
+        return self.departed_at is None
+
+    def depart(self) -> None:
+        """A connection stands and the first byte leaves after this call returns.
+
+        Raises:
+            Revoked: it was revoked before; no byte may leave.
+        """
+        if self._revoked:
+            raise Revoked
+        now = self._clock()
+        if self._permit is not None:
+            self._permit.spend()
+        self.departed_at = now
+        if (emit := self._emit) is not None:
+            emit(
+                Sent(
+                    venue=self.venue,
+                    request=self.number,
+                    endpoint=self.endpoint,
+                    orders=self.orders,
+                    queue=now - self.queued_at,
+                )
+            )
+
+    def answered(self, status: int) -> None:
+        """The whole reply is here."""
+        self.was_answered = True
+        wire = self._end()
+        if (emit := self._emit) is not None:
+            emit(
+                Answered(
+                    venue=self.venue,
+                    request=self.number,
+                    endpoint=self.endpoint,
+                    orders=self.orders,
+                    status=status,
+                    wire=wire,
+                )
+            )
+
+    def lost(self, reason: str) -> None:
+        """It ended without a usable reply, or will never leave."""
+        wire = self._end()
+        if (emit := self._emit) is not None:
+            emit(
+                Lost(
+                    venue=self.venue,
+                    request=self.number,
+                    endpoint=self.endpoint,
+                    orders=self.orders,
+                    reason=reason,
+                    reached=self.reached,
+                    wire=wire,
+                )
+            )
+
+    @property
+    def wire_time(self) -> float:
+        """Seconds under way; 0 if it never left."""
+        if self.departed_at is None or self.ended_at is None:
+            return 0.0
+        return self.ended_at - self.departed_at
+
+    def queue_time(self, since: float) -> float:
+        """Seconds that one who waited since ``since`` spent until it left, or until it failed to."""
+        end = self.departed_at if self.departed_at is not None else self.ended_at
+        return max(0.0, (end if end is not None else self._clock()) - since)
+
+    def _end(self) -> float:
+        assert self.ended_at is None, "an exchange ends once"
+        self.ended_at = self._clock()
+        if self._permit is not None:
+            self._permit.give_back()
+        return self.wire_time

@@ -1,0 +1,374 @@
+"""How one cancel is settled: from what the vendor said to the outcome. Decisions only; no clock, no I/O.
+
+A `Case` is one caller's cancel of one order. It is told what happened (an answer, a lost request, a read-back) and says
+what to do next; it remembers doubt. The rules, in the order in which they matter:
+
+1. A lost reply casts doubt. In doubt, "already closed", "not found" and "no" prove nothing by themselves: the order is
+   read back, and what that does not prove is `Unknown`.
+2. A fill is never hidden: whoever reports it, the outcome is ``AlreadyClosed(FILLED)``.
+3. In doubt, an order that reads as open may still be closed by the lost request: repeat the cancel; when no attempt is
+   left, the outcome is `Unknown`, not `Refused`.
+4. Nothing left and no doubt: `NotSent`.
+"""
+
+from __future__ import annotations
+
+import enum
+from decimal import Decimal
+from typing import TYPE_CHECKING, TypedDict
+
+import msgspec
+
+from tronsave_async.errors import GatewayError, RequestFailed
+from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
+from tronsave_async.outcomes import (
+    AlreadyClosed,
+    Canceled,
+    CancelOutcome,
+    Evidence,
+    NotFound,
+    NotSent,
+    Refused,
+    Unknown,
+    Wire,
+)
+
+if TYPE_CHECKING:
+    from tronsave_async.exchange import Exchange
+
+__all__ = ["Case", "Meaning", "Step", "Verdict"]
+
+
+class Meaning(enum.Enum):
+    """What a vendor's reply to a cancel means for the order."""
+
+    CANCELED = "canceled"
+    """This request closed the order."""
+    ALREADY_CLOSED = "already_closed"
+    """The order was dead when the vendor looked; `Verdict.state` says how, as far as the vendor tells."""
+    NOT_FOUND = "not_found"
+    """The vendor's own words: no such order."""
+    REFUSED = "refused"
+    """The vendor's own words: the order stays as it is."""
+    UNPROVED = "unproved"
+    """The vendor did not cancel, and does not say what state the order is in."""
+    AMBIGUOUS = "ambiguous"
+    """The request may or may not have been processed."""
+    NOT_PROCESSED = "not_processed"
+    """The vendor did not look at the request (429)."""
+    ACCOUNT = "account"
+    """The account or the address is wrong, not the order: `Verdict.error` is to be raised."""
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """A vendor's reply, read.
+
+    Attributes:
+        meaning: what it means.
+        state: for ALREADY_CLOSED: how it was closed; CLOSED where the vendor does not tell.
+        executed, remaining: amounts in the vendor's unit, where the reply tells.
+        code, message: the vendor's words, verbatim.
+        error: for ACCOUNT: what to raise.
+    """
+
+    meaning: Meaning
+    state: OrderState = OrderState.CLOSED
+    executed: Decimal | None = None
+    remaining: Decimal | None = None
+    code: str | None = None
+    message: str | None = None
+    error: GatewayError | None = None
+
+
+class _Facts(TypedDict):
+    """The fields that all outcomes share."""
+
+    order: OrderRef
+    venue: str
+    attempts: int
+    elapsed: float
+    wire: Wire
+    evidence: Evidence
+    code: str | None
+    message: str | None
+
+
+class Step(enum.Enum):
+    """What a case wants next."""
+
+    SEND = "cancel"
+    SEND_AFTER_PAUSE = "cancel after a pause"
+    READ_BACK = "read back"
+    READ_BACK_AFTER_PAUSE = "read back after a pause"
+    DONE = "done"
+
+    @property
+    def pauses(self) -> bool:
+        return self is Step.SEND_AFTER_PAUSE or self is Step.READ_BACK_AFTER_PAUSE
+
+    @property
+    def sends(self) -> bool:
+        return self is Step.SEND or self is Step.SEND_AFTER_PAUSE
+
+
+class Case:
+    """One caller's cancel of one order.
+
+    Args:
+        order: the order.
+        venue: the gateway's name.
+        started: monotonic seconds at the call.
+        attempts: cancel requests, and read-backs, to try at most.
+        doubt: an earlier call for this order ended without proof.
+        read_first: after a lost reply, read the order back before repeating the cancel.
+    """
+
+    __slots__ = (
+        "_code",
+        "_denied",
+        "_last_state",
+        "_limit",
+        "_message",
+        "_read_first",
+        "_reads",
+        "_started",
+        "_wire",
+        "attempts",
+        "doubt",
+        "error",
+        "exchange",
+        "failures",
+        "order",
+        "outcome",
+        "queue_time",
+        "read_back_time",
+        "venue",
+        "wire_time",
+    )
+
+    def __init__(
+        self,
+        order: OrderRef,
+        venue: str,
+        *,
+        started: float,
+        attempts: int,
+        doubt: bool = False,
+        read_first: bool = True,
+    ) -> None:
+        self.order = order
+        self.venue = venue
+        self.attempts = 0
+        self.failures = 0
+        """Requests that failed in a row: the exponent of the back-off."""
+        self.doubt = doubt
+        """A cancel of this order may have reached the vendor unanswered."""
+        self.outcome: CancelOutcome | None = None
+        self.error: GatewayError | None = None
+        """The account's error, to be raised where nothing is in doubt; the outcome is then only second best."""
+        self.exchange: Exchange | None = None
+        """The latest request, whose failure asks for a pause."""
+        self.queue_time = self.wire_time = self.read_back_time = 0.0
+        self._started = started
+        self._limit = attempts
+        self._read_first = read_first
+        self._reads = 0
+        self._denied = False
+        self._wire = Wire.NOT_SENT
+        self._last_state: OrderState | None = None
+        self._code: str | None = None
+        self._message: str | None = None
+
+    # -- what happened to a cancel request ------------------------------------------------------------------------
+
+    def answered(self, verdict: Verdict, now: float) -> Step:
+        """The vendor replied to a cancel."""
+        self.attempts += 1
+        self._quote(verdict.code, verdict.message)
+        if self._wire is Wire.NOT_SENT:
+            self._wire = Wire.ANSWERED
+        match verdict.meaning:
+            case Meaning.CANCELED:
+                return self._canceled(Evidence.REPLY, verdict.executed, verdict.remaining, now)
+            case Meaning.AMBIGUOUS:
+                return self._in_doubt()
+            case Meaning.NOT_PROCESSED:
+                return self._not_processed()
+            case Meaning.ALREADY_CLOSED:
+                return self._was_closed(verdict, now)
+            case Meaning.ACCOUNT:
+                return self._account_rejected(verdict.error, now)
+            case _:
+                return self._answered_no(verdict.meaning, now)
+
+    def failed(self, failure: RequestFailed, now: float) -> Step:
+        """A cancel request brought no reply."""
+        self.attempts += 1
+        self._quote(None, failure.reason)
+        if failure.wire is not Wire.NOT_SENT:
+            if failure.wire is Wire.MAYBE_SENT or self._wire is Wire.NOT_SENT:
+                self._wire = failure.wire
+            return self._in_doubt()
+        self.failures += 1
+        if self.attempts < self._limit:
+            return Step.SEND_AFTER_PAUSE
+        if self.doubt or self._wire is not Wire.NOT_SENT:
+            return self._look(pause=True)
+        return self._unproved(now)
+
+    def left_queue(self, reached: Wire, *, tried: bool) -> None:
+        """The caller goes while its request waits or is under way; ``reached`` is what is known of that request."""
+        self.attempts += tried
+        if reached is Wire.MAYBE_SENT:
+            self._wire = reached
+            self.doubt = True
+        elif reached is Wire.ANSWERED and self._wire is Wire.NOT_SENT:
+            self._wire = reached
+
+    def cut_off(self, reached: Wire, reason: str, now: float) -> Step:
+        """The gateway closes with the request waiting or under way."""
+        self.left_queue(reached, tried=reached is not Wire.NOT_SENT)
+        self.give_up(reason, now)
+        return Step.DONE
+
+    def broken(self, error: GatewayError, now: float) -> Step:
+        """The request could not even be tried (the limiter serves another event loop)."""
+        self.error = error
+        self._quote(None, str(error))
+        return self._unproved(now)
+
+    # -- what happened to a read-back -----------------------------------------------------------------------------
+
+    def read(self, snapshot: OrderSnapshot | None, now: float) -> Step:
+        """The order was read back; None where the vendor tells nothing about it."""
+        self._reads += 1
+        self.failures = 0
+        state = OrderState.UNKNOWN if snapshot is None else snapshot.state
+        if snapshot is None or not (state.is_closed or state.is_open):
+            return self._untold(now)
+        self._last_state = state
+        if state is OrderState.CANCELED and self.doubt:
+            return self._canceled(Evidence.READ_BACK, snapshot.executed, snapshot.remaining, now)
+        if state.is_closed:
+            return self._closed(Evidence.READ_BACK, state, snapshot.executed, now)
+        if not self.doubt:
+            return self._settle(Refused(**self._facts(Evidence.READ_BACK, now)))
+        return self._untold(now)
+
+    def read_failed(self, reason: str, now: float) -> Step:
+        """The read-back brought no usable answer."""
+        self._reads += 1
+        self.failures += 1
+        if self._message is None:
+            self._message = reason
+        if self.doubt and not self._denied and self.attempts < self._limit:
+            return Step.SEND_AFTER_PAUSE
+        return self._look(pause=True) if self._reads < self._limit else self._unproved(now)
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def give_up(self, reason: str, now: float) -> None:
+        """No time, no quota or no gateway is left: the outcome is what was proved so far."""
+        if self.outcome is None:
+            if self._message is None:
+                self._message = reason
+            self._unproved(now)
+
+    @property
+    def in_doubt(self) -> bool:
+        """A request may have reached the vendor, and no outcome proves what it did."""
+        return self.doubt and (self.outcome is None or not self.outcome.closed)
+
+    @property
+    def reason(self) -> str:
+        """Why nothing is proved yet, in a few words."""
+        return self._message or "no answer"
+
+    @property
+    def untouched(self) -> bool:
+        """No request of this case left the process, and none of an earlier call is in doubt."""
+        return self._wire is Wire.NOT_SENT and not self.doubt
+
+    def _in_doubt(self) -> Step:
+        self.doubt = True
+        self.failures += 1
+        if self.attempts < self._limit and not self._read_first:
+            return Step.SEND_AFTER_PAUSE
+        return self._look(pause=True)
+
+    def _not_processed(self) -> Step:
+        """The limiter's penalty is the pause."""
+        return Step.SEND if self.attempts < self._limit else self._look(pause=False)
+
+    def _was_closed(self, verdict: Verdict, now: float) -> Step:
+        self._last_state = verdict.state
+        self._denied = True
+        certain = verdict.state is OrderState.FILLED or not self.doubt
+        if certain and verdict.state is not OrderState.CLOSED:
+            return self._closed(Evidence.REPLY, verdict.state, verdict.executed, now)
+        return self._look(pause=False)
+
+    def _account_rejected(self, error: GatewayError | None, now: float) -> Step:
+        if not self.doubt:
+            self.error = error
+        return self._unproved(now)
+
+    def _answered_no(self, meaning: Meaning, now: float) -> Step:
+        self._denied = True
+        if meaning is Meaning.UNPROVED or self.doubt:
+            return self._look(pause=False)
+        facts = self._facts(Evidence.REPLY, now)
+        return self._settle(NotFound(**facts) if meaning is Meaning.NOT_FOUND else Refused(**facts))
+
+    def _untold(self, now: float) -> Step:
+        """The read-back did not prove the order dead."""
+        if self.doubt and not self._denied and self.attempts < self._limit:
+            return Step.SEND
+        return self._unproved(now)
+
+    def _look(self, *, pause: bool) -> Step:
+        return Step.READ_BACK_AFTER_PAUSE if pause else Step.READ_BACK
+
+    def _canceled(
+        self, evidence: Evidence, executed: Decimal | None, remaining: Decimal | None, now: float
+    ) -> Step:
+        facts = self._facts(evidence, now)
+        return self._settle(Canceled(executed=executed, remaining=remaining, **facts))
+
+    def _closed(
+        self, evidence: Evidence, state: OrderState, executed: Decimal | None, now: float
+    ) -> Step:
+        facts = self._facts(evidence, now)
+        return self._settle(AlreadyClosed(state=state, executed=executed, **facts))
+
+    def _unproved(self, now: float) -> Step:
+        """What is left to say when nothing was proved about the order itself."""
+        if not self.doubt and self._last_state is OrderState.CLOSED:
+            return self._closed(Evidence.REPLY, OrderState.CLOSED, None, now)
+        facts = self._facts(Evidence.NONE, now)
+        if self.untouched:
+            return self._settle(NotSent(**facts))
+        return self._settle(Unknown(last_state=self._last_state, **facts))
+
+    def _settle(self, outcome: CancelOutcome) -> Step:
+        """The only place where a case gets its outcome."""
+        assert self.outcome is None, "settled once"
+        self.outcome = outcome
+        return Step.DONE
+
+    def _quote(self, code: str | None, message: str | None) -> None:
+        """Keep the vendor's latest words; silence does not erase them."""
+        if code is not None or message is not None:
+            self._code, self._message = code, message
+
+    def _facts(self, evidence: Evidence, now: float) -> _Facts:
+        return {
+            "order": self.order,
+            "venue": self.venue,
+            "attempts": self.attempts,
+            "elapsed": now - self._started,
+            "wire": self._wire,
+            "evidence": evidence,
+            "code": self._code,
+            "message": self._message,
+        }
