@@ -1,0 +1,132 @@
+"""TronSave's history (docs.tronsave.io, fast-charge/get-history): queries, pages, where to look for an order.
+
+The history has no filter by order id or status: newest first, a period in milliseconds, pages counted from 0.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from tronsave_async.errors import BadReply, UsageError
+from tronsave_async.outcomes import Wire
+
+from .config import HISTORY_SLACK, VENUE
+from .verdict import read_error
+from .wire import HistoryPage, HistoryRow, decode_items
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["Pages", "Period", "created_at", "periods", "query_of", "read_page"]
+
+_decode = msgspec.json.Decoder(HistoryPage, strict=False).decode
+_UNFIT: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_SLACK: Final = timedelta(seconds=HISTORY_SLACK)
+_DAY: Final = timedelta(days=1)
+
+
+class Period(NamedTuple):
+    """From ``start`` to ``end``, aware."""
+
+    start: datetime
+    end: datetime
+
+
+def query_of(
+    start: datetime | None, end: datetime | None, page: int, page_size: int
+) -> dict[str, str]:
+    """The query of one page.
+
+    Raises:
+        UsageError: a naive time, a period that ends before it starts, a negative page, or an empty page size.
+    """
+    for moment in (start, end):
+        if moment is not None and moment.tzinfo is None:
+            raise UsageError("history takes aware datetimes")
+    if start is not None and end is not None and end < start:
+        raise UsageError("the period ends before it starts")
+    if page < 0 or page_size < 1:
+        raise UsageError("page must be 0 or more, page_size 1 or more")
+    query = {"page": str(page), "pageSize": str(page_size)}
+    if start is not None:
+        query["from"] = _milliseconds(start)
+    if end is not None:
+        query["to"] = _milliseconds(end)
+    return query
+
+
+def read_page(status: int, body: bytes, retry_after: float | None = None) -> HistoryPage:
+    """Read a reply. A row with a field of an unexpected type loses that field and not its order.
+
+    Raises:
+        VendorError: the reply is an error.
+        BadReply: the reply is not TronSave's.
+    """
+    if (error := read_error("history", status, body, retry_after)) is not None:
+        raise error
+    try:
+        return _decode(body)
+    except _UNFIT:
+        rows = decode_items(body, "results", HistoryRow, strict=False)
+    if rows is None:
+        reason = "the reply is not TronSave's"
+        raise BadReply(VENUE, "history", reason, wire=Wire.ANSWERED, status=status)
+    return HistoryPage(results=rows)
+
+
+class Pages:
+    """Counts the pages of one period, and drops rows that a shifted page repeats."""
+
+    def __init__(self) -> None:
+        self.next_page = 0
+        self.complete = False
+        self._rows = 0
+        self._seen: set[str] = set()
+
+    def take(self, page: HistoryPage) -> Iterator[HistoryRow]:
+        """The page's new rows. An empty page, or as many rows as the total, completes the period."""
+        self.next_page += 1
+        self._rows += len(page.results)
+        reached_total = page.total is not None and self._rows >= page.total
+        self.complete = not page.results or reached_total
+        fresh = [row for row in page.results if row.id not in self._seen]
+        self._seen.update(row.id for row in fresh)
+        return iter(fresh)
+
+
+def created_at(order_id: str) -> datetime | None:
+    """When an order was created, as far as its id tells: ids look like MongoDB ObjectIds, whose first four bytes are
+    seconds. None for an id of another form."""
+    if len(order_id) != 24 or not order_id.isascii():
+        return None
+    try:
+        int(order_id, 16)
+        return datetime.fromtimestamp(int(order_id[:8], 16), UTC)
+    except ValueError:
+        return None
+
+
+def periods(order_ids: Iterable[str], *, now: datetime) -> list[Period]:
+    """Where to look for orders: around their creation, periods that touch joined; the last day for other ids."""
+    wanted = sorted(_period_of(order_id, now) for order_id in set(order_ids))
+    joined: list[Period] = []
+    for period in wanted:
+        if joined and period.start <= joined[-1].end:
+            joined[-1] = Period(joined[-1].start, max(joined[-1].end, period.end))
+        else:
+            joined.append(period)
+    return joined
+
+
+def _period_of(order_id: str, now: datetime) -> Period:
+    created = created_at(order_id)
+    if created is None:
+        return Period(now - _DAY, now + _SLACK)
+    return Period(created - _SLACK, created + _SLACK)
+
+
+def _milliseconds(moment: datetime) -> str:
+    return str(int(moment.timestamp() * 1000))
