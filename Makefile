@@ -1,0 +1,35 @@
+# Needs only make and a Python from 3.11 on; every environment is made here, under .venv, .demo and .tox.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types check-fast clean
+
+CANDIDATES := python3.11 python3.12 python3.13 python3.14 python3.15 python3 python \
+	$(wildcard $(HOME)/.pyenv/versions/*/bin/python3 /usr/local/bin/python3 /opt/*/bin/python3)
+WORKS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c "$(WORKS)" 2>/dev/null && echo "$$p" && break; done)
+VENV = $(if $(PYTHON),,$(error Python 3.11 or newer (with venv) was not found. Install it, or name it: make PYTHON=/path/to/python))$(PYTHON) -m venv
+PIP = bin/python -m pip install --quiet --disable-pip-version-check
+FIND = .venv/bin/python tests/interpreters.py
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: .demo/ready ## Run the demo: every vendor simulated on this machine, no account needed
+	@.demo/bin/tronsave-async demo
+
+test: .venv/ready ## Lint, types, and the suite against the built wheel on every interpreter found
+	env $$($(FIND) --all) .venv/bin/tox run-parallel --parallel-no-spinner
+
+lint types: .venv/ready ## Only ruff, or only mypy
+	.venv/bin/tox run -e $@
+
+check-fast: .venv/ready ## Lint, types, and the suite on one interpreter; ARGS='-k limiter' goes to pytest
+	env $$($(FIND)) .venv/bin/tox run -- $(ARGS)
+
+clean: ## Remove every environment and cache
+	rm -rf .venv .demo .tox .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
+
+.venv/ready: Makefile
+	$(VENV) --clear .venv && .venv/$(PIP) 'tox>=4.50' && touch $@
+
+.demo/ready: pyproject.toml
+	$(VENV) --clear .demo && .demo/$(PIP) --editable '.[cli]' && touch $@

@@ -1,0 +1,80 @@
+"""
+The interpreters that the suite runs on: one per version of Python from 3.11 on.
+
+An interpreter counts only if it runs: the shims of version managers are on PATH and may fail.
+Prereleases and free-threaded builds are left out: the dependencies need not have wheels for them.
+
+Prints the two variables that tell tox what to do: `TOX_DISCOVER=<paths> TOX_ENV=<environments>`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+OLDEST = 11
+NEWEST = 19
+PROBE = """
+import platform, sys, sysconfig
+usable = (
+    platform.python_implementation() == "CPython"
+    and sys.version_info.releaselevel == "final"
+    and not sysconfig.get_config_var("Py_GIL_DISABLED")
+)
+sys.exit(None if usable and sys.stdout.write(f"{sys.version_info.minor} {sys.executable}") else 1)
+"""
+
+
+def folders() -> list[Path]:
+    """Return where interpreters are looked for: PATH, then the places installers put them."""
+    home = Path.home()
+    pyenv = Path(os.environ.get("PYENV_ROOT") or home / ".pyenv")
+    return [
+        *(Path(part) for part in os.get_exec_path()),
+        *sorted(pyenv.glob("versions/*/bin")),
+        *(home / ".pyenv/versions").glob("*/bin"),
+        *home.glob(".local/share/uv/python/*/bin"),
+        *map(Path, ("/usr/bin", "/usr/local/bin")),
+        *Path("/opt").glob("*/bin"),
+        *Path("/opt").glob("*/*/bin"),
+    ]
+
+
+def probe(executable: Path) -> tuple[int, str] | None:
+    """Run an interpreter; return its minor version and true path, or None if it is of no use."""
+    try:
+        done = subprocess.run(
+            [executable, "-c", PROBE], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    minor, path = done.stdout.split(maxsplit=1)
+    return int(minor), path
+
+
+def find() -> dict[int, str]:
+    """Return the path of one usable interpreter per minor version; this one comes first."""
+    found = {sys.version_info.minor: sys.executable}
+    for minor in range(OLDEST, NEWEST + 1):
+        for folder in folders():
+            if minor in found:
+                break
+            candidate = folder / f"python3.{minor}"
+            if candidate.exists() and (usable := probe(candidate)) and usable[0] == minor:
+                found[minor] = usable[1]
+    return dict(sorted(found.items()))
+
+
+def main(arguments: list[str]) -> None:
+    """Print the variables for tox; coverage is measured on this interpreter."""
+    here = sys.version_info.minor
+    found = find() if "--all" in arguments else {here: sys.executable}
+    suites = [f"py3{minor}-cov" if minor == here else f"py3{minor}" for minor in found]
+    discover = os.pathsep.join(found.values())
+    sys.stdout.write(f"TOX_DISCOVER={discover} TOX_ENV={','.join(['lint', 'types', *suites])}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

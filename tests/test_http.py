@@ -1,0 +1,435 @@
+"""The HTTP transport: exactly one request per attempt, and the truth about whether it left."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl as tls
+import traceback
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+import trustme
+
+from support.raw_server import RawServer, Reply, http
+from tronsave_async.errors import (
+    BadReply,
+    ConnectFailed,
+    ConnectionLost,
+    GatewayClosed,
+    GatewayError,
+    RequestTimeout,
+    UsageError,
+)
+from tronsave_async.exchange import Revoked
+from tronsave_async.http import HttpReply, HttpTransport
+from tronsave_async.outcomes import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+SECRET = "canary-3f1c"
+
+
+class Departures:
+    """Counts how often the transport said that a request is about to leave."""
+
+    def __init__(self, refuse: GatewayError | None = None) -> None:
+        self.count = 0
+        self._refuse = refuse
+
+    def __call__(self) -> None:
+        if self._refuse is not None:
+            raise self._refuse
+        self.count += 1
+
+
+def transport(url: str, **options: object) -> HttpTransport:
+    """Return a transport with short timeouts."""
+    defaults: dict[str, object] = {
+        "headers": {"apikey": SECRET},
+        "blot": (SECRET,),
+        "timeout": 5.0,
+        "connect_timeout": 2.0,
+    }
+    return HttpTransport("venue", url, **(defaults | options))  # type: ignore[arg-type]
+
+
+async def send(
+    client: HttpTransport,
+    departures: Callable[[], None] | None = None,
+    *,
+    method: str = "POST",
+    body: bytes | None = b'{"a":1}',
+) -> HttpReply:
+    """Send one request."""
+    departing = departures if departures is not None else Departures()
+    return await client.send("call", method, "/path", departing=departing, body=body)
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+async def kept_alive() -> AsyncIterator[tuple[RawServer, HttpTransport]]:
+    """Yield a server that drops the second request of a kept-alive connection unanswered."""
+    script = [Reply(http()), Reply(then="close"), Reply(http(body=b"later"))]
+    async with RawServer(script) as server:
+        client = transport(server.url)
+        await send(client)
+        yield server, client
+        await client.aclose()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+async def test_one_request_per_attempt(
+    kept_alive: tuple[RawServer, HttpTransport], method: str
+) -> None:
+    """A kept-alive connection that drops a request gets that request once, for every verb."""
+    server, client = kept_alive
+    departures = Departures()
+    with pytest.raises(ConnectionLost) as caught:
+        await send(client, departures, method=method, body=None)
+    assert caught.value.wire is Wire.MAYBE_SENT
+    assert len(server.requests) == 2
+    assert departures.count == 1
+    assert server.connections == 1
+
+
+async def test_aiohttp_alone_would_repeat(kept_alive: tuple[RawServer, HttpTransport]) -> None:
+    """The server of the test above does provoke aiohttp's own repeat of a GET."""
+    server, _ = kept_alive
+    async with aiohttp.ClientSession() as session:
+        await (await session.get(server.url)).read()
+        before = len(server.requests)
+        server._script.insert(0, Reply(then="close"))
+        await (await session.get(server.url)).read()
+    assert len(server.requests) == before + 2
+
+
+async def test_one_request_per_attempt_on_a_foreign_session() -> None:
+    """A session of the caller's own repeats nothing either, and stays open."""
+    script = [Reply(http()), Reply(then="close"), Reply(http(body=b"later"))]
+    async with RawServer(script) as server, aiohttp.ClientSession() as session:
+        client = transport(server.url, session=session)
+        await send(client)
+        with pytest.raises(ConnectionLost):
+            await send(client, method="GET", body=None)
+        assert len(server.requests) == 2
+        await client.aclose()
+        assert not session.closed
+
+
+async def test_connection_refused_is_never_sent() -> None:
+    """A refused connection proves that nothing left: the request never departs."""
+    client = transport(f"http://127.0.0.1:{free_port()}")
+    departures = Departures()
+    with pytest.raises(ConnectFailed) as caught:
+        await send(client, departures)
+    assert caught.value.wire is Wire.NOT_SENT
+    assert departures.count == 0
+    await client.aclose()
+
+
+async def test_connection_refused_on_a_foreign_session_is_never_sent() -> None:
+    """The errors of connecting prove "never sent" also where the departure cannot be seen."""
+    async with aiohttp.ClientSession() as session:
+        client = transport(f"http://127.0.0.1:{free_port()}", session=session)
+        with pytest.raises(ConnectFailed) as caught:
+            await send(client)
+        assert caught.value.wire is Wire.NOT_SENT
+
+
+async def test_host_that_never_accepts_is_never_sent() -> None:
+    """A connection that does not stand in time proves that nothing left."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        client = transport(f"http://127.0.0.1:{address[1]}", connect_timeout=0.05)
+        with pytest.raises(ConnectFailed) as caught:
+            await send(client)
+        assert caught.value.wire is Wire.NOT_SENT
+        await client.aclose()
+        for filler in fillers:
+            filler.close()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(Reply(then="close"), id="no reply"),
+        pytest.param(Reply(then="abort"), id="reset"),
+        pytest.param(Reply(b"HTTP/1.1 200 O", then="close"), id="cut in the status line"),
+        pytest.param(Reply(b"HTTP/1.1 200 OK\r\nConte", then="close"), id="cut in the head"),
+        pytest.param(Reply(http(body=b'{"a', length=50), then="close"), id="cut in the body"),
+        pytest.param(Reply(b"\x16\x03\x01 not http\r\n\r\n", then="close"), id="not HTTP"),
+        pytest.param(
+            Reply(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", then="close"),
+            id="bad chunk",
+        ),
+    ],
+)
+async def test_broken_reply_may_have_arrived(reply: Reply) -> None:
+    """Whatever breaks after the request departed, the request may have arrived."""
+    async with RawServer([reply]) as server:
+        client = transport(server.url)
+        with pytest.raises(ConnectionLost) as caught:
+            await send(client)
+        assert caught.value.wire is Wire.MAYBE_SENT
+        assert len(server.requests) == 1
+        await client.aclose()
+
+
+@pytest.mark.virtual_time
+async def test_hanging_reply_times_out_as_maybe_sent() -> None:
+    """A reply that does not come in time leaves the request in doubt."""
+    async with RawServer([Reply(then="hang")]) as server:
+        client = transport(server.url, timeout=30.0)
+        with pytest.raises(RequestTimeout) as caught:
+            await send(client)
+        assert caught.value.wire is Wire.MAYBE_SENT
+        assert isinstance(caught.value, TimeoutError)
+        await client.aclose()
+
+
+async def test_revoked_before_departure_sends_nothing() -> None:
+    """A departure that is refused writes no byte, and the connection serves the next request."""
+    async with RawServer() as server:
+        client = transport(server.url)
+        with pytest.raises(Revoked):
+            await send(client, Departures(refuse=Revoked()))
+        assert server.requests == []
+        await send(client)
+        assert (len(server.requests), server.connections) == (1, 1)
+        await client.aclose()
+
+
+async def test_connections_are_kept_alive() -> None:
+    """Requests one after the other share one connection."""
+    async with RawServer() as server:
+        client = transport(server.url)
+        for _ in range(5):
+            await send(client)
+        assert (server.connections, len(server.requests)) == (1, 5)
+        await client.aclose()
+
+
+async def test_canceled_caller_closes_its_connection() -> None:
+    """Canceling a request closes its connection, and the next request works."""
+    async with RawServer([Reply(then="hang"), Reply(http())]) as server:
+        client = transport(server.url)
+        task = asyncio.create_task(send(client))
+        await server.received(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (await send(client)).status == 200
+        await client.aclose()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_body_is_bounded(chunked: bool) -> None:
+    """A reply of more bytes than allowed is refused while it is read, not after."""
+    body = b"x" * 5000
+    data = http(body=body)
+    if chunked:
+        data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        data += b"1388\r\n" + body + b"\r\n0\r\n\r\n"
+    async with RawServer([Reply(data)]) as server:
+        client = transport(server.url, max_body=4096)
+        with pytest.raises(BadReply) as caught:
+            await send(client)
+        assert (caught.value.status, caught.value.wire) == (200, Wire.ANSWERED)
+        await client.aclose()
+
+
+async def test_chunked_body_within_the_bound_is_read() -> None:
+    """A reply without a length is read to its end."""
+    data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    async with RawServer([Reply(data)]) as server:
+        client = transport(server.url)
+        assert (await send(client)).body == b"{}"
+        await client.aclose()
+
+
+async def test_redirects_are_not_followed() -> None:
+    """A redirect is a reply: the credential goes nowhere else."""
+    async with RawServer() as elsewhere:
+        redirect = http(302, b"", f"Location: {elsewhere.url}/path")
+        async with RawServer([Reply(redirect)]) as server:
+            client = transport(server.url)
+            assert (await send(client)).status == 302
+            assert elsewhere.requests == []
+            await client.aclose()
+
+
+async def test_request_bytes() -> None:
+    """Method, path with the base's prefix, query, headers and body leave as given."""
+    async with RawServer() as server:
+        client = transport(server.url + "/prefix/")
+        await client.send(
+            "call", "GET", "/path", departing=Departures(), query={"from": "1", "q": "a b&c"}
+        )
+        request = server.requests[0].decode()
+        assert request.startswith("GET /prefix/path?from=1&q=a+b%26c HTTP/1.1\r\n")
+        assert f"apikey: {SECRET}\r\n" in request
+        assert "Accept-Encoding: identity\r\n" in request
+        await send(client, body=b'{"b":2}')
+        assert server.requests[1].endswith(b'\r\n\r\n{"b":2}')
+        await client.aclose()
+
+
+async def test_secret_is_blotted_out_of_replies() -> None:
+    """A vendor that echoes the key cannot make us show it."""
+    async with RawServer([Reply(http(401, f'{{"message":"no {SECRET}"}}'.encode()))]) as server:
+        client = transport(server.url)
+        assert (await send(client)).body == b'{"message":"no ***"}'
+        await client.aclose()
+
+
+@pytest.mark.parametrize("then", ["close", "abort"])
+async def test_failures_show_no_secret(then: str) -> None:
+    """No traceback with all its causes, locals' repr included, shows the key."""
+    async with RawServer([Reply(b"garbage\r\n\r\n", then=then)]) as server:
+        client = transport(server.url)
+        with pytest.raises(ConnectionLost) as caught:
+            await send(client)
+        shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        text = "".join(shown.format())
+        assert SECRET not in text
+        assert "ConnectionLost" in text
+        await client.aclose()
+
+
+async def test_proxy_carries_requests_and_its_failure_is_never_sent() -> None:
+    """An HTTP proxy is used; one that cannot be reached proves that nothing left."""
+    async with RawServer() as proxy:
+        client = transport("http://vendor.invalid", proxy=f"http://u:p@127.0.0.1:{proxy.port}")
+        assert (await send(client)).status == 200
+        assert proxy.requests[0].startswith(b"POST http://vendor.invalid/path HTTP/1.1\r\n")
+        assert b"Proxy-Authorization: Basic" in proxy.requests[0]
+        await client.aclose()
+    client = transport("http://vendor.invalid", proxy=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(ConnectFailed):
+        await send(client)
+    await client.aclose()
+
+
+async def test_closed_transport_and_closed_foreign_session() -> None:
+    """A closed session of the caller's own is told as such; closing twice is fine."""
+    session = aiohttp.ClientSession()
+    client = transport("http://127.0.0.1:1", session=session)
+    await session.close()
+    departures = Departures()
+    with pytest.raises(GatewayClosed):
+        await send(client, departures)
+    assert departures.count == 0
+    await client.aclose()
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ((), None),
+        (("Retry-After: 7",), 7.0),
+        (("Retry-After: soon",), None),
+        (
+            (
+                "Retry-After: Sat, 21 Nov 2026 10:00:30 GMT",
+                "Date: Sat, 21 Nov 2026 10:00:00 GMT",
+            ),
+            30.0,
+        ),
+    ],
+)
+async def test_retry_after(header: tuple[str, ...], seconds: float | None) -> None:
+    """Retry-After is read in seconds, and as a date against the vendor's own clock."""
+    async with RawServer([Reply(http(429, b"{}", *header))]) as server:
+        client = transport(server.url)
+        assert (await send(client)).retry_after() == seconds
+        await client.aclose()
+
+
+async def test_retry_after_date_without_the_vendors_clock() -> None:
+    """A date without a Date header is read against the local clock."""
+    reply = http(429, b"{}", "Retry-After: Sat, 21 Nov 2020 10:00:30 GMT")
+    async with RawServer([Reply(reply)]) as server:
+        client = transport(server.url)
+        assert (await send(client)).retry_after() == 0.0
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "vendor.example",
+        "ftp://vendor.example",
+        "http://",
+        "http://user:pw@vendor.example",
+        "http://vendor.example/?key=1",
+        "http://vendor.example/#x",
+        "http://vendor.example:99999",
+        None,
+    ],
+)
+def test_unusable_base_url(url: str) -> None:
+    """A base URL that is not an HTTP URL, or that carries more than a prefix, is a usage error."""
+    with pytest.raises(UsageError):
+        transport(url)
+
+
+@pytest.mark.parametrize("proxy", ["127.0.0.1:8080", "socks5://127.0.0.1", "http://[", 5])
+def test_unusable_proxy(proxy: str) -> None:
+    """A proxy that is not an HTTP URL is a usage error."""
+    with pytest.raises(UsageError):
+        transport("http://vendor.example", proxy=proxy)
+
+
+async def test_tls_context_and_foreign_session_exclude_each_other() -> None:
+    """A foreign session brings its own TLS context."""
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(UsageError):
+            transport("https://vendor.example", session=session, ssl=tls.create_default_context())
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a self-signed certificate for 127.0.0.1, with its key."""
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(path))
+    authority.cert_pem.write_to_path(str(path.with_name("ca.pem")))
+    return path
+
+
+async def test_tls_is_verified_and_a_custom_context_is_used(certificate: Path) -> None:
+    """An unknown certificate proves that nothing left; a context that trusts it works."""
+    # The server shares the loop and reports the handshake that the client breaks off.
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+    server_side = tls.SSLContext(tls.PROTOCOL_TLS_SERVER)
+    server_side.load_cert_chain(certificate)
+    async with RawServer(ssl=server_side) as server:
+        client = transport(server.url)
+        departures = Departures()
+        with pytest.raises(ConnectFailed) as caught:
+            await send(client, departures)
+        assert (caught.value.wire, departures.count) == (Wire.NOT_SENT, 0)
+        await client.aclose()
+        trusting = tls.create_default_context(cafile=str(certificate.with_name("ca.pem")))
+        client = transport(server.url, ssl=trusting)
+        assert (await send(client)).status == 200
+        await client.aclose()
