@@ -8,14 +8,16 @@ socket, an un-awaited coroutine or an error reported to the event loop (`support
 
 from __future__ import annotations
 
-import asyncio
 import gc
+import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from anyio.pytest_plugin import get_runner
 from hypothesis import HealthCheck, settings
 
+from support.canary import sightings
+from support.interruptible import InterruptibleLoop
 from support.leaks import LoopErrors, leftover_sockets, leftover_tasks, open_sockets
 from support.virtual_time import VirtualTimeLoop
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 FAILED = pytest.StashKey[bool]()
+REPORTED = pytest.StashKey[list[str]]()
 
 settings.register_profile(
     "suite",
@@ -50,6 +53,21 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.fixture(autouse=True)
+def canary() -> Iterator[None]:
+    """Fail the test that shows the suite's secret in a log record, an event, an outcome or a traceback."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.DEBUG)
+    root.addHandler(sightings)
+    yield
+    root.removeHandler(sightings)
+    root.setLevel(level)
+    seen, sightings.seen = sightings.seen, []
+    if seen:
+        pytest.fail("the secret was shown:\n" + "\n".join(seen), pytrace=False)
+
+
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[str, Any]]]:
     """
@@ -59,10 +77,11 @@ def anyio_backend(request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[st
     lease on the runner keeps the loop open until the tasks have been counted.
     """
     virtual = request.node.get_closest_marker("virtual_time") is not None
-    loop_factory = VirtualTimeLoop if virtual else asyncio.new_event_loop
+    loop_factory = VirtualTimeLoop if virtual else InterruptibleLoop
     options = {"debug": True, "loop_factory": loop_factory}
     sockets = open_sockets()
     errors = LoopErrors()
+    request.node.stash[REPORTED] = errors.reports
     tasks: list[str] = []
     with get_runner("asyncio", options) as runner:
         loop, own = runner.run_fixture(errors.listen, {})
@@ -72,6 +91,13 @@ def anyio_backend(request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[st
             tasks = loop.run_until_complete(leftover_tasks(own))
     if not failed:
         report_leaks(tasks, leftover_sockets(sockets), errors.reports)
+
+
+@pytest.fixture
+def loop_errors(request: pytest.FixtureRequest, anyio_backend: object) -> list[str]:
+    """What was reported to the event loop; a test that expects it takes it out (`pop`, `clear`)."""
+    reports: list[str] = request.node.stash[REPORTED]
+    return reports
 
 
 def report_leaks(tasks: list[str], sockets: list[str], errors: list[str]) -> None:

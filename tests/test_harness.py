@@ -23,6 +23,8 @@ import asyncio
 import socket
 import warnings
 
+import pytest
+
 kept = []
 
 async def forever():
@@ -68,7 +70,22 @@ async def test_callback():
         raise ValueError("in a callback")
     asyncio.get_running_loop().call_soon(fail)
 
-async def test_clean_at_the_end():
+@pytest.fixture
+async def background():
+    task = asyncio.create_task(forever())
+    yield
+    task.cancel()
+
+@pytest.mark.timeout(0.2)
+async def test_hangs(background):
+    await forever()
+
+@pytest.mark.timeout(0.2)
+@pytest.mark.virtual_time
+async def test_hangs_in_virtual_time(background):
+    await forever()
+
+async def test_clean_at_the_end(background):
     task = asyncio.create_task(forever())
     await asyncio.sleep(0)
     task.cancel()
@@ -110,10 +127,12 @@ def summary(output: str, test: str) -> str:
         ("test_warning", "DeprecationWarning: deprecated"),
         ("test_lost_exception", "nobody asked"),
         ("test_callback", "in a callback"),
+        ("test_hangs", "Hung: Timeout"),
+        ("test_hangs_in_virtual_time", "Hung: Timeout"),
     ],
 )
 def test_what_a_test_leaves_behind_fails_it(leaky_run: str, test: str, reason: str) -> None:
-    """A leaked task, socket, coroutine, exception or warning fails its test and is named."""
+    """A leaked task, socket, coroutine, exception or warning fails its test, and so does a hang."""
     assert re.search(r"\b(FAILED|ERROR) ", summary(leaky_run, test)), leaky_run
     assert re.search(reason, leaky_run)
 
@@ -134,6 +153,12 @@ async def test_debug_mode_is_on_and_slow_callbacks_are_only_logged(
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     assert "Executing" in caplog.text
+
+
+async def test_an_expected_report_to_the_loop_is_taken_out(loop_errors: list[str]) -> None:
+    """A test that provokes an error in foreign code sees it, and does not fail by it."""
+    asyncio.get_running_loop().call_exception_handler({"message": "a hook raised"})
+    assert loop_errors.pop() == "a hook raised"
 
 
 def test_interpreters_that_do_not_run_are_not_found(tmp_path: Path) -> None:

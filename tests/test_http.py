@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 import trustme
 
+from support.canary import CANARY
 from support.raw_server import RawServer, Reply, http
 from tronsave_async.errors import (
     BadReply,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-SECRET = "canary-3f1c"
+SECRET = CANARY
 
 
 class Departures:

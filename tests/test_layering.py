@@ -27,7 +27,9 @@ VENDOR_NAME = re.compile(r"tronsave(?![-_ ]?async)|ripio|sms4sats", re.IGNORECAS
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "base", "misc", "shared", "tools"}
 
 # Broad handlers that do not re-raise: "file:function" -> the reason why nothing is lost.
-SWALLOWING: dict[str, str] = {}
+SWALLOWING = {
+    "tronsave_async/dispatch.py:guarded": "a user's callback; reported to the loop's handler",
+}
 
 
 def named(path: Path) -> str:

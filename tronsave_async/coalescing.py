@@ -8,6 +8,7 @@ when nobody is left who wants a request, it is revoked unless it departed alread
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
@@ -18,8 +19,6 @@ from tronsave_async.limiter import Lane
 from tronsave_async.outcomes import Wire
 
 if TYPE_CHECKING:
-    import asyncio
-
     from tronsave_async.exchange import Exchange
 
 __all__ = ["Batcher", "Delivery", "Divide", "Ticket"]
@@ -38,7 +37,7 @@ class Delivery(Generic[R]):
 
     Attributes:
         exchange: the request.
-        divided: requests that carried the key before, were answered, and were divided.
+        divided: requests that carried the key for this caller before, were answered, and were divided.
     """
 
     __slots__ = ("divided", "exchange", "failure", "value")
@@ -59,7 +58,7 @@ class Delivery(Generic[R]):
 
 
 class Spawn(Protocol):
-    """Runs a coroutine as a task of the gateway."""
+    """Runs a coroutine as a task of the gateway, which starts after the caller's current step (not eagerly)."""
 
     def __call__(self, coro: Coroutine[Any, Any, None], /) -> asyncio.Task[None]: ...
 
@@ -67,12 +66,13 @@ class Spawn(Protocol):
 class Ticket(Generic[K, R]):
     """One caller's interest in one key. It is delivered to once, or left."""
 
-    __slots__ = ("_slot", "deliver", "joined_at")
+    __slots__ = ("_divided_before", "_slot", "deliver", "joined_at")
 
     def __init__(
         self, slot: _Slot[K, R], deliver: Callable[[Delivery[R]], None], joined_at: float
     ) -> None:
         self._slot = slot
+        self._divided_before = slot.divided
         self.deliver = deliver
         self.joined_at = joined_at
 
@@ -89,7 +89,12 @@ class Ticket(Generic[K, R]):
     @property
     def taken(self) -> bool:
         """A request took the key with it."""
-        return self._slot.batch is not None or self._slot.divided > 0
+        return self._slot.batch is not None or self.divided > 0
+
+    @property
+    def divided(self) -> int:
+        """Requests that took the key with them since this caller joined, were answered, and were divided."""
+        return self._slot.divided - self._divided_before
 
 
 class _Slot(Generic[K, R]):
@@ -109,17 +114,19 @@ class _Slot(Generic[K, R]):
 
     def leave(self, ticket: Ticket[K, R]) -> Wire:
         del self.tickets[ticket]
-        before = Wire.ANSWERED if self.divided else Wire.NOT_SENT
+        before = Wire.ANSWERED if ticket.divided else Wire.NOT_SENT
         if self.batch is None:
             if not self.tickets:
                 self.batcher.drop(self)
             return before
         return before if self.batcher.revoke_if_unwanted(self.batch) else Wire.MAYBE_SENT
 
-    def deliver(self, delivery: Delivery[R]) -> None:
-        tickets, self.tickets = self.tickets, {}
-        for ticket in tickets:
-            ticket.deliver(delivery)
+    def deliver(self, exchange: Exchange, value: R | None, failure: GatewayError | None) -> None:
+        """Deliver to all who want it. One's delivery may make another leave."""
+        for ticket in list(self.tickets):
+            if ticket in self.tickets:
+                del self.tickets[ticket]
+                ticket.deliver(Delivery(exchange, value, failure, ticket.divided))
 
 
 class _Batch(Generic[K, R]):
@@ -144,8 +151,9 @@ class Batcher(Generic[K, R]):
             them, or `Divide`.
         spawn: runs the gateway's background tasks.
         clock: monotonic seconds.
-        join_departed: a newcomer may share the request that is already under way for its key. Right for cancels,
-            whose aim is a state; wrong for reads, which must see what happened before they were asked for.
+        join_departed: a newcomer may share the request that is already under way for its key, as long as somebody
+            still waits for it. Right for cancels, whose aim is a state; wrong for reads, which must see what happened
+            before they were asked for.
     """
 
     def __init__(
@@ -196,6 +204,9 @@ class Batcher(Generic[K, R]):
         lane = self._waiting[slot.lane]
         if lane.get(slot.key) is slot:
             del lane[slot.key]
+        else:
+            halves = ([other for other in half if other is not slot] for half in self._divided)
+            self._divided = deque(half for half in halves if half)
         if not self.waiting:
             self._retire_flushers()
 
@@ -227,7 +238,7 @@ class Batcher(Generic[K, R]):
             exchange.lost("never sent")
             failure = failure or _failure(exchange, "gateway closed")
             for slot in slots:
-                slot.deliver(Delivery(exchange, None, failure, slot.divided))
+                slot.deliver(exchange, None, failure)
 
     def _find(self, key: K, lane: Lane) -> _Slot[K, R] | None:
         for queued in Lane:
@@ -238,9 +249,11 @@ class Batcher(Generic[K, R]):
                 return slot
         for half in self._divided:
             for slot in half:
-                if slot.key == key and slot.tickets:
+                if slot.key == key:
                     return slot
-        return self._under_way.get(key) if self._join_departed else None
+        under_way = self._under_way.get(key) if self._join_departed else None
+        # A request that everybody has deserted may hang: a newcomer must not wait for it.
+        return under_way if under_way is not None and under_way.tickets else None
 
     def _open_slot(self, key: K, lane: Lane) -> _Slot[K, R]:
         slot = _Slot(self, key, lane)
@@ -264,7 +277,7 @@ class Batcher(Generic[K, R]):
     async def _flush(self, lane: Lane) -> None:
         """Ask for permits in ``lane`` until nobody waits in it; each takes whoever is first in any lane."""
         while self._waiting[lane] or (self._divided and lane is Lane.CANCEL):
-            exchange = self._open_exchange(self.waiting)
+            exchange = self._open_exchange(min(self.waiting, self._maximum))
             try:
                 await self._admit(exchange, lane)
             except GatewayError as error:
@@ -272,7 +285,10 @@ class Batcher(Generic[K, R]):
                 self._fail_waiting(error)
                 return
             except BaseException:
-                exchange.lost("not wanted any more")
+                retired = self._flushers.get(lane) is not asyncio.current_task()
+                exchange.lost("not wanted any more" if retired else "ended early")
+                if not retired:
+                    self._fail_waiting(_failure(exchange, "ended early"))
                 raise
             if slots := self._take():
                 self._launch(slots, exchange)
@@ -281,11 +297,9 @@ class Batcher(Generic[K, R]):
         del self._flushers[lane]
 
     def _take(self) -> list[_Slot[K, R]]:
-        while self._divided:
-            slots = [slot for slot in self._divided.popleft() if slot.tickets]
-            if slots:
-                return slots
-        slots = []
+        if self._divided:
+            return self._divided.popleft()
+        slots: list[_Slot[K, R]] = []
         for lane in self._waiting.values():
             while lane and len(slots) < self._maximum:
                 slots.append(lane.popitem(last=False)[1])
@@ -326,20 +340,25 @@ class Batcher(Generic[K, R]):
             batch.exchange.lost("ended early" if failure is None else str(failure))
         for slot in batch.slots:
             self._release(slot)
-            value = results.get(slot.key)
-            slot.deliver(Delivery(batch.exchange, value, failure, slot.divided))
+            slot.deliver(batch.exchange, results.get(slot.key), failure)
 
     def _divide(self, batch: _Batch[K, R]) -> None:
+        """Let those who are still wanted wait again, in two halves. One key alone cannot be divided: it fails."""
         if batch not in self._batches:
+            return
+        if len(batch.slots) == 1:
+            self._land(batch, {}, _failure(batch.exchange, "refused as a whole"))
             return
         self._batches.discard(batch)
         for slot in batch.slots:
             self._release(slot)
             slot.batch = None
             slot.divided += 1
-        middle = len(batch.slots) // 2
-        self._divided += (batch.slots[:middle], batch.slots[middle:])
-        self._ensure_flusher(Lane.CANCEL)
+        wanted = [slot for slot in batch.slots if slot.tickets]
+        middle = len(wanted) // 2
+        self._divided.extend(half for half in (wanted[:middle], wanted[middle:]) if half)
+        if wanted:
+            self._ensure_flusher(Lane.CANCEL)
 
     def _release(self, slot: _Slot[K, R]) -> None:
         if self._under_way.get(slot.key) is slot:

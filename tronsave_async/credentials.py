@@ -40,6 +40,7 @@ class Secret:
         given: object = value
         if not isinstance(given, str) or not given:
             raise UsageError("a credential must be a non-empty string")
+        value = given = _Masked(value)  # a traceback that shows locals shows nothing
         if not (value.isascii() and value.isprintable()) or " " in value:
             raise UsageError("a credential must be printable ASCII without spaces")
         self._value: Final = _Masked(value)
@@ -59,7 +60,7 @@ class Secret:
         Raises:
             CredentialsMissing: it is not set, or empty.
         """
-        value = os.environ.get(variable)
+        value = _Masked(os.environ.get(variable, ""))
         if not value:
             raise CredentialsMissing(venue, variable)
         return cls(value)

@@ -104,6 +104,7 @@ class Exchange:
         """
         if self._revoked:
             raise Revoked
+        assert self.departed_at is None, "an exchange departs once"
         now = self._clock()
         if self._permit is not None:
             self._permit.spend()

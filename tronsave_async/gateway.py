@@ -73,7 +73,8 @@ class OrderGateway(Protocol):
             other.
 
         Raises:
-            UsageError: the timeout is not usable, or an item is neither text nor an `OrderRef`; nothing was sent.
+            UsageError: the timeout is not usable, or an item is neither Unicode text nor an `OrderRef`; nothing was
+                sent.
             AuthenticationRejected, PermissionDenied, WrongEndpoint: as for `cancel`, and no order was reached.
             GatewayClosed: the gateway was closed before the call.
 

@@ -270,7 +270,7 @@ class _Queue:
         if waiter.permit is not None:
             waiter.permit.give_back()
             return
-        del self._lanes[lane][waiter]
+        self._lanes[lane].pop(waiter, None)
         self.serve()
 
     def serve(self) -> None:
@@ -289,6 +289,9 @@ class _Queue:
                 self.due = math.inf
                 return
             waiter = next(iter(self._lanes[lane]))
+            if waiter.future.done():  # canceled in this tick; its caller has not run yet
+                del self._lanes[lane][waiter]
+                continue
             free_at = self.window.free_at(now, waiter.weight)
             if free_at > now:
                 self._limiter.come_back(self, free_at)
@@ -493,7 +496,8 @@ def shared_limiter() -> RateLimiter:
     loop = asyncio.get_running_loop()
     limiter = _shared.get(loop)
     if limiter is None:
-        stranded = next((old for old, known in _shared.items() if known.is_stranded), None)
+        closed = (old for old, known in _shared.items() if old.is_closed() and known.is_stranded)
+        stranded = next(closed, None)
         limiter = RateLimiter() if stranded is None else _shared.pop(stranded)
         _shared[loop] = limiter
     return limiter

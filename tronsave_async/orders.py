@@ -51,7 +51,7 @@ class OrderRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             vendors with a rule about the order's age. It takes no part in equality of ids at the vendor.
 
     Raises:
-        UsageError: both ids or none were given, or ``created_at`` is naive.
+        UsageError: both ids or none were given, the id is not valid Unicode text, or ``created_at`` is naive.
     """
 
     id: str | None = None
@@ -61,11 +61,23 @@ class OrderRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def __post_init__(self) -> None:
         if (self.id is None) == (self.client_id is None):
             raise UsageError("an OrderRef takes exactly one of id and client_id")
+        name: object = self.id if self.id is not None else self.client_id
+        if not isinstance(name, str) or not _is_unicode(name):
+            raise UsageError("an order's id must be valid Unicode text")
         if self.created_at is not None and self.created_at.tzinfo is None:
             raise UsageError("OrderRef.created_at must be an aware datetime")
 
     def __str__(self) -> str:
         return self.id if self.id is not None else f"client_id={self.client_id}"
+
+
+def _is_unicode(text: str) -> bool:
+    """A lone surrogate can be neither sent nor serialized."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class OrderSnapshot(msgspec.Struct, frozen=True, kw_only=True):

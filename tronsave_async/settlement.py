@@ -6,9 +6,10 @@ what to do next; it remembers doubt. The rules, in the order in which they matte
 1. A lost reply casts doubt. In doubt, "already closed", "not found" and "no" prove nothing by themselves: the order is
    read back, and what that does not prove is `Unknown`.
 2. A fill is never hidden: whoever reports it, the outcome is ``AlreadyClosed(FILLED)``.
-3. In doubt, an order that reads as open may still be closed by the lost request: repeat the cancel; when no attempt is
-   left, the outcome is `Unknown`, not `Refused`.
+3. In doubt, an order that reads as open may still be closed by the lost request: repeat the cancel, unless the vendor
+   declined it since; when no attempt is left, the outcome is `Unknown`, not `Refused`.
 4. Nothing left and no doubt: `NotSent`.
+5. A vendor that contradicts itself (closed, then open) proves nothing: `Unknown`.
 """
 
 from __future__ import annotations
@@ -233,7 +234,8 @@ class Case:
 
     def broken(self, error: GatewayError, now: float) -> Step:
         """The request could not even be tried (the limiter serves another event loop)."""
-        self.error = error
+        if not self.doubt:
+            self.error = error
         self._quote(None, str(error))
         return self._unproved(now)
 
@@ -246,12 +248,13 @@ class Case:
         state = OrderState.UNKNOWN if snapshot is None else snapshot.state
         if snapshot is None or not (state.is_closed or state.is_open):
             return self._untold(now)
+        contradicted = self._last_state is not None and self._last_state.is_closed
         self._last_state = state
         if state is OrderState.CANCELED and self.doubt:
             return self._canceled(Evidence.READ_BACK, snapshot.executed, snapshot.remaining, now)
         if state.is_closed:
             return self._closed(Evidence.READ_BACK, state, snapshot.executed, now)
-        if not self.doubt:
+        if not self.doubt and not contradicted:
             return self._settle(Refused(**self._facts(Evidence.READ_BACK, now)))
         return self._untold(now)
 

@@ -158,6 +158,8 @@ class TronSaveGateway:
         on_outcome: Callable[[CancelOutcome], object] | None = None,
     ) -> list[CancelOutcome]:
         """Cancel many orders; see `OrderGateway.cancel_many`. N orders take N / ``max_ids`` requests."""
+        if isinstance(orders, str):
+            raise UsageError("cancel_many takes several orders; cancel takes one")
         refs = [_ref(order) for order in orders]
         return await self._dispatch.cancel_many(refs, timeout, on_outcome, _why_unusable)
 

@@ -5,6 +5,7 @@ The history has no filter by order id or status: newest first, a period in milli
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -22,10 +23,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Pages", "Period", "created_at", "periods", "query_of", "read_page"]
 
+
+class _Total(msgspec.Struct):
+    total: int | None = None
+
+
 _decode = msgspec.json.Decoder(HistoryPage, strict=False).decode
+_decode_total = msgspec.json.Decoder(_Total, strict=False).decode
 _UNFIT: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _SLACK: Final = timedelta(seconds=HISTORY_SLACK)
 _DAY: Final = timedelta(days=1)
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
+_OBJECT_ID: Final = re.compile(r"[0-9a-fA-F]{24}")
 
 
 class Period(NamedTuple):
@@ -74,7 +83,14 @@ def read_page(status: int, body: bytes, retry_after: float | None = None) -> His
     if rows is None:
         reason = "the reply is not TronSave's"
         raise BadReply(VENUE, "history", reason, wire=Wire.ANSWERED, status=status)
-    return HistoryPage(results=rows)
+    return HistoryPage(results=rows, total=_total(body))
+
+
+def _total(body: bytes) -> int | None:
+    try:
+        return _decode_total(body).total
+    except _UNFIT:
+        return None
 
 
 class Pages:
@@ -100,13 +116,9 @@ class Pages:
 def created_at(order_id: str) -> datetime | None:
     """When an order was created, as far as its id tells: ids look like MongoDB ObjectIds, whose first four bytes are
     seconds. None for an id of another form."""
-    if len(order_id) != 24 or not order_id.isascii():
+    if _OBJECT_ID.fullmatch(order_id) is None:
         return None
-    try:
-        int(order_id, 16)
-        return datetime.fromtimestamp(int(order_id[:8], 16), UTC)
-    except ValueError:
-        return None
+    return _EPOCH + timedelta(seconds=int(order_id[:8], 16))
 
 
 def periods(order_ids: Iterable[str], *, now: datetime) -> list[Period]:
@@ -129,4 +141,4 @@ def _period_of(order_id: str, now: datetime) -> Period:
 
 
 def _milliseconds(moment: datetime) -> str:
-    return str(int(moment.timestamp() * 1000))
+    return str((moment - _EPOCH) // timedelta(milliseconds=1))

@@ -4,9 +4,11 @@ Pages (docs.tronsave.io): developers/api-reference/fast-charge/{cancel-order,tra
 developers/errors-and-rate-limits. What they leave open is read the cautious way, and said so here:
 
 - 200 to a cancel says nothing by itself: the outcome is per order.
-- ``fail_reason`` is undocumented free text: it is quoted, and never interpreted.
+- ``fail_reason`` is undocumented free text: it is quoted, and never interpreted. The same goes for an error's text: only
+  a failed validation (``FST_...``) leaves the orders as they are, and only "Invalid orderId" says that there is none;
+  after any other refusal the order is read back.
 - An order that the reply does not mention, mentions twice in different ways, or reports as successful together with a
-  reason to fail, may or may not have been canceled.
+  reason to fail or in the middle of an error, may or may not have been canceled.
 - No word for canceled or expired is documented. The words "canceled" (in both spellings) and "expired" are taken to
   mean what they say; any other word is not known, and the history decides.
 - A history row that is not matched and was given back money was canceled: by somebody, or by the vendor at its
@@ -65,7 +67,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_TSAS: Final = re.compile(r"TSAS:(\d+|xxx)\s+([A-Z][A-Z0-9_]*)(?:\s+(.*))?", re.DOTALL)
+_TSAS: Final = re.compile(r"TSAS:([0-9]{1,9}|xxx)\s+([A-Z][A-Z0-9_]*)(?:\s+(.*))?", re.DOTALL)
 
 _BY_STATUS: Final[Mapping[int, type[VendorError]]] = {
     401: AuthenticationRejected,
@@ -97,7 +99,7 @@ _MEANINGS: Final[Mapping[type[GatewayError], Meaning]] = {
     AuthenticationRejected: Meaning.ACCOUNT,
     PermissionDenied: Meaning.ACCOUNT,
     WrongEndpoint: Meaning.ACCOUNT,
-    InvalidRequest: Meaning.REFUSED,
+    InvalidRequest: Meaning.UNPROVED,
     OrderNotFound: Meaning.NOT_FOUND,
     BusinessRefusal: Meaning.UNPROVED,
     RateLimited: Meaning.NOT_PROCESSED,
@@ -105,6 +107,9 @@ _MEANINGS: Final[Mapping[type[GatewayError], Meaning]] = {
     BadReply: Meaning.AMBIGUOUS,
 }
 """What an error in reply to a cancel means for its orders. InvalidRequest and OrderNotFound blame the ids."""
+
+_VALIDATION: Final = "FST_"
+"""Fastify's own codes: the request failed before anybody looked at an order."""
 
 _CANCELED: Final = Verdict(meaning=Meaning.CANCELED, executed=Decimal(0))
 """Only orders that are not matched can be canceled, and all of their TRX goes back (page: cancel-order)."""
@@ -183,11 +188,13 @@ def cancel_verdicts(
     Raises:
         Divide: the vendor refused the whole request, and one id of several may be the reason.
     """
-    if (error := read_error("cancel", status, body, retry_after)) is not None:
+    error = read_error("cancel", status, body, retry_after)
+    success = 200 <= status < 300
+    items = _cancel_items(body) if success else None
+    if error is not None and not items:
         return _verdicts_of_error(ids, error)
-    items = _cancel_items(body)
-    if items is None:
-        text = "the reply is not TronSave's"
+    if error is not None or items is None:
+        text = "the reply is not TronSave's" if error is None else "the reply contradicts itself"
         return dict.fromkeys(ids, Verdict(meaning=Meaning.AMBIGUOUS, message=text))
     verdicts: dict[str, Verdict] = {}
     for item in items:
@@ -258,7 +265,7 @@ def _state_of_row(row: HistoryRow) -> OrderState:
     """``is_matched`` outranks the word; money given back tells a canceled order from a pending one."""
     if row.is_matched:
         return OrderState.FILLED
-    if _unmatched(row) and row.repay_amount:
+    if _unmatched(row) and (row.repay_amount or 0) > 0:
         return OrderState.CANCELED
     state = state_of_word(row.status)
     contradicts = _unmatched(row) and state is OrderState.FILLED
@@ -270,8 +277,9 @@ def _verdicts_of_error(ids: Sequence[str], error: VendorError | BadReply) -> Map
         raise Divide from error
     code = error.code if isinstance(error, VendorError) else None
     text = error.text if isinstance(error, VendorError) else error.reason
+    invalid = code is not None and code.startswith(_VALIDATION)
     verdict = Verdict(
-        meaning=_MEANINGS[type(error)],
+        meaning=Meaning.REFUSED if invalid else _MEANINGS[type(error)],
         code=code or _status_code(error),
         message=text or None,
         error=error,
@@ -285,8 +293,11 @@ def _status_code(error: VendorError | BadReply) -> str | None:
 
 def _verdict_of_item(item: CancelItem) -> Verdict:
     reason = _text_of(item.fail_reason)
-    if not item.is_success:
+    if item.is_success is False:
         return Verdict(meaning=Meaning.UNPROVED, message=reason or "no reason given")
+    if item.is_success is None:
+        text = reason or "the reply does not say whether the order was canceled"
+        return Verdict(meaning=Meaning.AMBIGUOUS, message=text)
     if reason:
         return Verdict(meaning=Meaning.AMBIGUOUS, message=reason)
     return _CANCELED
@@ -333,9 +344,9 @@ def _kind(status: int, words: _Words | None) -> type[VendorError] | None:
         return _BY_STATUS[status]
     if words is None:
         return None
-    if words.code == "INVALID_PARAMS" and "orderid" in words.text.casefold().replace(" ", ""):
+    if words.code == "INVALID_PARAMS" and words.text.strip().casefold() == "invalid orderid":
         return OrderNotFound
-    if words.code is None or words.code.startswith("FST_"):
+    if words.code is None or words.code.startswith(_VALIDATION):
         return InvalidRequest
     return _BY_CODE.get(words.code, BusinessRefusal)
 

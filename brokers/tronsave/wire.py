@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -34,6 +34,9 @@ __all__ = [
 ]
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time without an offset is not a time: it does not fit."""
 
 encode = msgspec.json.Encoder().encode
 
@@ -71,10 +74,13 @@ class CreateReply(msgspec.Struct, frozen=True):
 
 
 class CancelItem(msgspec.Struct, frozen=True):
-    """What became of one order. ``fail_reason`` is undocumented free text."""
+    """What became of one order. ``fail_reason`` is undocumented free text.
+
+    ``is_success`` is None where it cannot be read: an order that is mentioned unreadably is mentioned nevertheless.
+    """
 
     order_id: str
-    is_success: bool
+    is_success: bool | None = None
     fail_reason: Any = None
 
 
@@ -165,7 +171,7 @@ class HistoryRow(msgspec.Struct, frozen=True, kw_only=True):
         paid_amount_actual, repay_amount: SUN kept and SUN given back, as far as known.
         repay_by: why it was given back: ``"Confirmed"`` is known; others may come.
         charge_duration_sec: seconds of the rental.
-        created_at, update_at, delegate_at, expire_delegate_at, repay_at: aware, UTC.
+        created_at, update_at, delegate_at, expire_delegate_at, repay_at: aware, in UTC as the vendor sends them.
         request_id: groups the orders of one create call.
         pay_txid, delegate_txid, repay_txid, matched_resource_order_id, resource_order_request_id: references.
         delegate_amount_in_sun, scan_times: as the vendor counts them.
@@ -185,17 +191,17 @@ class HistoryRow(msgspec.Struct, frozen=True, kw_only=True):
     is_matched: bool | None = None
     charge_duration_sec: int | None = None
     scan_times: int | None = None
-    created_at: datetime | None = None
-    update_at: datetime | None = None
+    created_at: Moment | None = None
+    update_at: Moment | None = None
     delegate_amount_in_sun: int | None = None
-    delegate_at: datetime | None = None
+    delegate_at: Moment | None = None
     delegate_txid: str | None = None
     delegator: str | None = None
-    expire_delegate_at: datetime | None = None
+    expire_delegate_at: Moment | None = None
     matched_resource_order_id: str | None = None
     paid_amount_actual: int | None = None
     repay_amount: int | None = None
-    repay_at: datetime | None = None
+    repay_at: Moment | None = None
     repay_by: str | None = None
     repay_txid: str | None = None
     resource_order_request_id: str | None = None

@@ -13,11 +13,13 @@ processes, cannot be seen: do not wait for those on this loop.
 
 from __future__ import annotations
 
-import asyncio
 import selectors
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
+from support.interruptible import InterruptibleLoop
+
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
     from concurrent.futures import Executor
 
@@ -59,7 +61,7 @@ class JumpingSelector(selectors.DefaultSelector):
         return ready
 
 
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
+class VirtualTimeLoop(InterruptibleLoop):
     """A selector event loop on a clock that jumps."""
 
     def __init__(self) -> None:

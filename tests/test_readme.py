@@ -1,0 +1,64 @@
+"""Every code block of the README runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brokers.tronsave import TronSaveGateway
+from brokers.tronsave.sandbox import TronSaveSandbox
+from tronsave_async import AlreadyClosed, Canceled, OrderState, RateLimit
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def blocks() -> dict[str, Any]:
+    """Run the README's Python blocks one after the other in one namespace, as a reader would."""
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL):
+        exec(compile(code, str(README), "exec"), namespace)
+    return namespace
+
+
+async def test_first_cancel() -> None:
+    """The first example cancels an order, and tells a fill from a cancel."""
+    readme = blocks()
+    async with TronSaveSandbox(window=0.02) as sandbox:
+        order_id, filled = sandbox.add_order(), sandbox.add_order()
+        sandbox.match(filled)
+        limit = RateLimit(1, per=0.02, margin=0.02)
+        async with TronSaveGateway(
+            sandbox.api_key, base_url=sandbox.url, rate_limit=limit
+        ) as gateway:
+            assert isinstance(await readme["get_rid_of"](gateway, order_id), Canceled)
+            outcome = await readme["get_rid_of"](gateway, filled)
+        assert isinstance(outcome, AlreadyClosed)
+        assert outcome.state is OrderState.FILLED
+
+
+async def test_many_orders() -> None:
+    """The second example names the orders that are still to be looked after."""
+    readme = blocks()
+    async with TronSaveSandbox() as sandbox:
+        ids = [sandbox.add_order() for _ in range(3)]
+        async with TronSaveGateway(sandbox.api_key, base_url=sandbox.url) as gateway:
+            assert await readme["get_rid_of_all"](gateway, [*ids, ""]) == [""]
+
+
+@pytest.mark.virtual_time
+async def test_own_calls() -> None:
+    """The third example rents energy."""
+    readme = blocks()
+    async with TronSaveSandbox() as sandbox:
+        async with TronSaveGateway(sandbox.api_key, base_url=sandbox.url) as gateway:
+            ids = await readme["rent_energy"](gateway, ["TQk2eKHE9ZfCdVmyPnh8DfRMUF0123456"])
+        assert list(sandbox.orders) == ids
+
+
+@pytest.mark.virtual_time
+async def test_test_of_a_bot() -> None:
+    """The example of a bot's own test passes."""
+    await blocks()["test_bot_survives_a_lost_reply"]()
