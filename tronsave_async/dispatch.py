@@ -15,7 +15,7 @@ import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -44,7 +44,7 @@ from tronsave_async.telemetry import Event, OutcomeReached, Penalized, Retried, 
 if TYPE_CHECKING:
     from tronsave_async.http import HttpReply, HttpTransport
 
-__all__ = ["Dispatcher", "ReadBack", "checked_timeout"]
+__all__ = ["Dispatcher", "ReadBack", "checked_timeout", "guarded", "reach_of"]
 
 R = TypeVar("R")
 
@@ -229,7 +229,6 @@ class Dispatcher:
         """
         timeout = checked_timeout(timeout)
         exchanges: list[Exchange] = []
-        sent_at = datetime.now(UTC)
         error: GatewayError
         bound = asyncio.timeout(timeout)
         try:
@@ -244,6 +243,7 @@ class Dispatcher:
             wire = Wire.MAYBE_SENT if departed else Wire.NOT_SENT
             error = RequestTimeout(self.venue, endpoint, "out of time", wire=wire)
         if repeatable is Repeatable.UNLESS_SENT and reach_of(error) is Reach.MAY_HAVE_ARRIVED:
+            sent_at = _wall_time(exchanges[-1].departed_at)
             raise OutcomeUnknown(
                 self.venue, endpoint, sent_at=sent_at, how_to_check=how_to_check
             ) from error
@@ -315,7 +315,7 @@ class Dispatcher:
             if not bound.expired():
                 raise
         finally:
-            await many.withdraw()
+            await many.withdraw("out of time" if bound.expired() else "the call was canceled")
         return many.outcomes()
 
     def open_case(self, order: OrderRef) -> Case:
@@ -605,8 +605,8 @@ class _Many:
         if self._left:
             await self._done
 
-    async def withdraw(self) -> None:
-        """Leave whatever is not ended. Every case has its outcome afterwards."""
+    async def withdraw(self, reason: str) -> None:
+        """Leave whatever is not ended, because of ``reason``. Every case has its outcome afterwards."""
         for index, ticket in list(self._tickets.items()):
             self._dispatcher.leave(self._cases[index], ticket, None)
         self._tickets.clear()
@@ -617,7 +617,7 @@ class _Many:
             await asyncio.wait(tasks)
         for index, case in enumerate(self._cases):
             if case.outcome is None:
-                case.give_up("out of time", _clock())
+                case.give_up(reason, _clock())
                 self._finish(index)
 
     def outcomes(self) -> list[CancelOutcome]:
@@ -640,10 +640,16 @@ class _Many:
         if step is Step.DONE:
             self._finish(index)
         else:
-            self._tasks[index] = self._dispatcher.spawn(self._recover(index, step))
+            # Not one of the gateway's background tasks: closing the gateway ends a case, and does not cancel it.
+            self._tasks[index] = asyncio.create_task(self._recover(index, step))
 
     async def _recover(self, index: int, step: Step) -> None:
-        await self._dispatcher.settle(self._cases[index], step)
+        try:
+            await self._dispatcher.settle(self._cases[index], step)
+        except Exception as error:
+            if not self._done.done():  # a defect must not leave the caller waiting
+                self._done.set_exception(error)
+            raise
         del self._tasks[index]
         self._finish(index)
 
@@ -698,6 +704,12 @@ def guarded(callback: Callable[[R], object], argument: R, name: str) -> None:
 
 def _clock() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _wall_time(moment: float | None) -> datetime:
+    """The UTC time of a moment of the event loop's clock; now, where it is not known."""
+    ago = 0.0 if moment is None else _clock() - moment
+    return datetime.now(UTC) - timedelta(seconds=ago)
 
 
 def _short(error: BaseException) -> str:

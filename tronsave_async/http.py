@@ -183,6 +183,7 @@ class HttpTransport:
         self._blot = [text.encode() for text in blot]
         self._given = session
         self._session = session
+        self._closed = False
         self._proxy = _checked_proxy(proxy)
         self._ssl = ssl
         self._timeout = timeout
@@ -245,10 +246,10 @@ class HttpTransport:
             _departure.reset(token)
 
     async def aclose(self) -> None:
-        """Close the session, unless it is the caller's own."""
-        session, self._session = self._session, self._given
-        if session is not None and session is not self._given:
-            await session.close()
+        """Close the session, unless it is the caller's own. Nothing is sent afterwards."""
+        self._closed = True
+        if self._session is not None and self._given is None:
+            await self._session.close()
 
     async def _exchange(
         self,
@@ -305,10 +306,10 @@ class HttpTransport:
         return ConnectionLost(self._venue, endpoint, reason, wire=Wire.MAYBE_SENT)
 
     def _open_session(self) -> aiohttp.ClientSession:
+        if self._closed or (self._session is not None and self._session.closed):
+            raise GatewayClosed(self._venue)
         if self._session is None:
             self._session = self._new_session()
-        if self._session.closed:
-            raise GatewayClosed(self._venue)
         return self._session
 
     def _new_session(self) -> aiohttp.ClientSession:

@@ -101,7 +101,7 @@ class ScopeStatistics(msgspec.Struct, frozen=True):
     """One scope at one moment.
 
     Attributes:
-        granted: permits given out since the scope exists.
+        granted: permits given out since the scope exists, without those given back.
         in_window: weight of the permits that still count (spent within the window).
         in_hand: weight of the permits granted whose requests have not left yet.
         waiting: callers in the queue, by lane.
@@ -162,11 +162,15 @@ class Window:
         """Nothing passes before ``when``; an earlier moment than the one in force changes nothing."""
         self.closed_until = max(self.closed_until, when)
 
-    def rebase(self, now: float) -> None:
-        """Go on under another clock that reads ``now``: what counts, counts as if it had left just now."""
-        self._log = deque([(now, self.in_window + self.in_hand)])
-        self.in_window, self.in_hand = self.in_window + self.in_hand, 0
-        self.closed_until = min(self.closed_until, now)
+    def rebased(self, was: float, now: float) -> Window:
+        """A window under another clock, which reads ``now`` where this one reads ``was``: what counts, counts as if
+        it had left just now, and a penalty goes on for the rest of its time."""
+        self._forget(was)
+        heir = Window(self.limit)
+        heir.take(self.in_window + self.in_hand)
+        heir.spend(now, self.in_window + self.in_hand)
+        heir.closed_until = self.closed_until - was + now
+        return heir
 
     def _forget(self, now: float) -> None:
         log, span = self._log, self.limit.span
@@ -292,6 +296,10 @@ class _Queue:
             if waiter.future.done():  # canceled in this tick; its caller has not run yet
                 del self._lanes[lane][waiter]
                 continue
+            if waiter.weight > self.window.limit.requests:  # declared stricter while it waited
+                del self._lanes[lane][waiter]
+                waiter.future.set_exception(_bad_weight(waiter.weight, self.window.limit))
+                continue
             free_at = self.window.free_at(now, waiter.weight)
             if free_at > now:
                 self._limiter.come_back(self, free_at)
@@ -310,11 +318,19 @@ class _Queue:
         self.granted -= 1
         self.serve()
 
-    def abandon_waiters(self) -> None:
-        """Their event loop is gone."""
+    def tighten(self, limit: RateLimit) -> None:
+        """Go by a slower limit, and so do those who wait."""
+        self.window.limit = limit
+        if any(self._lanes) and not self._limiter.is_stranded:
+            self.serve()
+
+    def successor(self, was: float, now: float) -> _Queue:
+        """The same scope on another event loop. Those who waited are gone with theirs, and so are their permits."""
         for lane in self._lanes:
             lane.clear()
-        self.due = math.inf
+        heir = _Queue(self._limiter, self.window.limit)
+        heir.window, heir.granted = self.window.rebased(was, now), self.granted
+        return heir
 
     def statistics(self, now: float) -> ScopeStatistics:
         self.window.free_at(now, 0)
@@ -340,6 +356,10 @@ class _Queue:
         self._reads_run = self._reads_run + 1 if lane is Lane.READ and creates else 0
 
 
+def _bad_weight(weight: int, limit: RateLimit) -> UsageError:
+    return UsageError(f"weight {weight} is not within 1..{limit.requests}")
+
+
 class RateLimiter:
     """Rate limits for any number of scopes, shared by any number of gateways on one event loop.
 
@@ -361,7 +381,7 @@ class RateLimiter:
         if queue is None:
             self._queues[scope] = _Queue(self, limit)
         elif limit.pace < queue.window.limit.pace:
-            queue.window.limit = limit
+            queue.tighten(limit)
 
     async def acquire(self, scope: Scope, *, weight: int = 1, lane: Lane = Lane.READ) -> Permit:
         """Wait for the right to send one request.
@@ -383,7 +403,7 @@ class RateLimiter:
         self._bind()
         queue = self._queue(scope)
         if not 1 <= weight <= queue.window.limit.requests:
-            raise UsageError(f"weight {weight} is not within 1..{queue.window.limit.requests}")
+            raise _bad_weight(weight, queue.window.limit)
         if (permit := queue.try_grant(self.now(), weight)) is not None:
             return permit
         return await self._wait(queue, weight, lane)
@@ -450,13 +470,11 @@ class RateLimiter:
             return
         if not self.is_stranded:
             raise UsageError("this RateLimiter serves another running event loop")
-        first_use = self._loop is None
+        now = loop.time()
+        was = now if self._loop is None else self._loop.time()
+        self._queues = {s: queue.successor(was, now) for s, queue in self._queues.items()}
         self._loop, self._timer, self._timer_at = loop, None, math.inf
         self._due.clear()
-        for queue in self._queues.values():
-            queue.abandon_waiters()
-            if not first_use:
-                queue.window.rebase(loop.time())
 
     def _arm(self) -> None:
         """Keep the one timer at the earliest moment at which a queue is due."""
@@ -467,11 +485,9 @@ class RateLimiter:
             return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
         self._timer_at = when
-        if when != math.inf:
-            assert self._loop is not None, "queues are served on a bound loop"
-            self._timer = self._loop.call_at(when, self._on_timer)
+        assert self._loop is not None, "queues are served on a bound loop"
+        self._timer = self._loop.call_at(when, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer, self._timer_at = None, math.inf

@@ -105,10 +105,12 @@ class Step(enum.Enum):
 
     @property
     def pauses(self) -> bool:
+        """A pause comes first."""
         return self is Step.SEND_AFTER_PAUSE or self is Step.READ_BACK_AFTER_PAUSE
 
     @property
     def sends(self) -> bool:
+        """The cancel is sent (again)."""
         return self is Step.SEND or self is Step.SEND_AFTER_PAUSE
 
 
