@@ -1,0 +1,196 @@
+"""The console script ``tronsave-async``. It needs the extra ``cli``, and says so.
+
+What takes time to import is imported by the functions that need it: ``--help`` comes at once, a missing extra is a
+message, and an impatient Ctrl-C finds `main` ready for it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+    from types import FrameType
+
+    import click
+
+    from .demo import Progress, Report
+
+__all__ = ["main"]
+
+T = TypeVar("T")
+
+NAME: Final = "tronsave-async"
+EXTRA: Final = ("click", "rich")
+EXTRA_MISSING: Final = (
+    f"{NAME}: the command line needs its extra: pip install 'tronsave-async[cli]'"
+)
+
+FAILED: Final = 1
+USAGE: Final = 2
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    code = FAILED
+    try:
+        code = _run()
+    except* KeyboardInterrupt:
+        code = _complain("interrupted", 128 + signal.SIGINT)
+    except* BrokenPipeError:
+        code = _hang_up()
+    return code
+
+
+def _run() -> int:
+    try:
+        import click
+        import rich  # noqa: F401 - to know that it is there
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA:
+            raise
+        print(EXTRA_MISSING, file=sys.stderr)
+        return USAGE
+    try:
+        code: int = _commands().main(prog_name=NAME, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:  # click's name for it
+        raise KeyboardInterrupt from None
+    return code
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"{NAME}: {text}", file=sys.stderr)
+    return code
+
+
+def _hang_up() -> int:
+    """Whoever read the output has gone: the interpreter's last flush must not complain about it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+def _commands() -> click.Group:
+    import click
+
+    from tronsave_async import __version__
+
+    group = click.Group(
+        "tronsave-async",
+        help="Cancel orders at several vendors, and know what happened to each of them.",
+        commands=[_demo_command()],
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88},
+    )
+    return click.version_option(__version__, prog_name=NAME)(group)
+
+
+def _demo_command() -> click.Command:
+    import click
+
+    options: list[click.Parameter] = [
+        click.Option(
+            ["--orders"],
+            type=click.IntRange(1, 500),
+            default=60,
+            show_default=True,
+            help="How many orders to cancel.",
+        ),
+        click.Option(
+            ["--seed"],
+            type=click.IntRange(0),
+            default=7,
+            show_default=True,
+            help="Decides which faults strike when, and which orders end early.",
+        ),
+        click.Option(["--no-faults"], is_flag=True, help="Let every request arrive and return."),
+        click.Option(["--pace"], type=click.FloatRange(0.05), hidden=True),
+    ]
+    return click.Command("demo", callback=_demo, params=options, help=DEMO_HELP)
+
+
+DEMO_HELP: Final = """\
+Cancel orders at a simulated vendor while things go wrong.
+
+TronSave's API is simulated on this machine, with its documented limit of one request per two
+seconds and call. Orders are created, some of them are filled or closed behind the client's back,
+and all are canceled at the same time, while replies are lost, connections break and proxies
+interfere. In the end every outcome is compared with the vendor's own record.
+
+Nothing leaves this machine; no account and no key is needed. It takes about 20 seconds.
+
+The exit code is 0 only if no outcome told a lie.
+"""
+
+
+def _demo(*, orders: int, seed: int, no_faults: bool, pace: float | None) -> int:
+    import asyncio
+    import random
+
+    from .demo import Plan, Progress
+    from .demo_screen import Screen, open_console, show
+    from .demo_tronsave import TronSaveStage
+
+    random.seed(seed)  # the client's back-off has a random part, too
+    plan = Plan(orders=orders, seed=seed, faults=not no_faults, pace=pace)
+    progress = Progress(orders)
+    stage = TronSaveStage(plan, progress.hear)
+    work = show(stage, plan, progress, Screen(open_console()))
+    return _exit_code(asyncio.run(_until_signal(work)), progress)
+
+
+def _exit_code(ended: Report | signal.Signals, progress: Progress) -> int:
+    if isinstance(ended, signal.Signals):
+        word = "interrupted" if ended is signal.SIGINT else "terminated"
+        settled = f"{progress.settled} of {progress.total} orders were settled"
+        return _complain(f"{word}: {settled}; everything is closed", 128 + ended)
+    return FAILED if ended.lies else 0
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+
+async def _until_signal(work: Coroutine[Any, Any, T]) -> T | signal.Signals:
+    """Await ``work`` and return its result; or cancel it when SIGINT or SIGTERM comes, and return the signal."""
+    import anyio
+
+    caught: list[signal.Signals] = []
+    with anyio.CancelScope() as scope:
+
+        def stop(number: int) -> None:
+            caught.append(signal.Signals(number))
+            scope.cancel()
+
+        with _handling(stop):
+            return await work
+    return caught[0]
+
+
+@contextmanager
+def _handling(stop: Callable[[int], None]) -> Iterator[None]:
+    """Call ``stop`` on the running event loop for each SIGINT and SIGTERM, as long as the block lasts."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(stop, number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
