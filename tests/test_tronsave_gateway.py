@@ -463,6 +463,17 @@ async def test_newcomer_shares_the_request_under_way() -> None:
 
 
 @pytest.mark.virtual_time
+async def test_sharers_of_a_lost_request_share_the_next() -> None:
+    """40 tasks whose cancels were lost together are read back together, after one pause."""
+    retry = RetryPolicy()
+    async with vendor(gateway_rate_limit=LIMIT, gateway_retry=retry) as (sandbox, gateway):
+        ids = [sandbox.add_order() for _ in range(40)]
+        sandbox.faults.add(faults.drop_after("cancel"))
+        await asyncio.gather(*[gateway.cancel(order_id) for order_id in ids])
+        assert [len(request.body["order_ids"]) for request in sandbox.requests] == [40, 40]
+
+
+@pytest.mark.virtual_time
 async def test_first_caller_is_not_delayed() -> None:
     """On an idle call the first request leaves at once."""
     async with vendor(gateway_rate_limit=LIMIT) as (sandbox, gateway):
@@ -774,6 +785,26 @@ async def test_closing_ends_a_pause() -> None:
         assert outcome.elapsed < 1
 
 
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("moment", [0.5, 3.0, 4.5])
+async def test_closing_ends_cancel_many(moment: float) -> None:
+    """Closing ends a ``cancel_many`` in every phase (under way, pause, read-back) with the truth."""
+    retry = RetryPolicy(base=20, cap=20)
+    async with vendor(gateway_retry=retry, gateway_max_ids=2) as (sandbox, gateway):
+        ids = [sandbox.add_order() for _ in range(6)]
+        sandbox.match(ids[0])
+        sandbox.faults.add(faults.late("cancel", delay=2.0), faults.drop_after("cancel"))
+        sandbox.faults.add(faults.late("track", delay=2.0))
+        task = asyncio.create_task(gateway.cancel_many(ids))
+        await asyncio.sleep(moment)
+        await gateway.aclose()
+        outcomes = await task
+        assert len(outcomes) == 6
+        assert not any(lie(sandbox, outcome) for outcome in outcomes)
+        with pytest.raises(GatewayClosed):
+            await gateway.cancel(ids[0])
+
+
 async def test_opened_in_one_task_closed_in_another() -> None:
     """Tasks do not matter to a gateway's lifetime."""
     async with TronSaveSandbox() as sandbox:
@@ -835,7 +866,7 @@ async def test_gateways_of_one_account_share_their_budget() -> None:
         )
         assert sandbox.rejections == 0
         arrivals = sorted(request.arrived - started for request in sandbox.requests)
-        assert arrivals == pytest.approx([0, 0, 2.075], abs=0.01)
+        assert arrivals == pytest.approx([0, 0, 2.09], abs=0.01)
 
 
 @pytest.mark.virtual_time

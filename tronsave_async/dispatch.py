@@ -488,7 +488,7 @@ class Dispatcher:
         delay = self._retry.delay(case.failures, spread=exchange.spread)
         if self._emit is not None:
             self._tell_retry(step.value, case.attempts, delay, case.reason)
-        await self._sleep(delay)
+        await self._sleep_until(_ended(exchange) + delay)
         return True
 
     async def _pause(
@@ -501,7 +501,7 @@ class Dispatcher:
         delay = self._retry.delay(failures, spread=exchange.spread)
         if self._emit is not None:
             self._tell_retry(what, failures, delay, str(error))
-        await self._sleep(delay)
+        await self._sleep_until(_ended(exchange) + delay)
 
     def _admit_repeat(self, exchange: Exchange) -> bool:
         """One token of the quota for each failed request, however many callers shared it."""
@@ -509,9 +509,10 @@ class Dispatcher:
             exchange.quota_admitted = self._quota.admit(_clock())
         return exchange.quota_admitted
 
-    async def _sleep(self, delay: float) -> None:
-        """Sleep, or until the gateway closes."""
-        bound = asyncio.timeout(delay)
+    async def _sleep_until(self, moment: float) -> None:
+        """Sleep, or until the gateway closes. The moment is absolute: those who shared a request wake up in one tick,
+        and share the next."""
+        bound = asyncio.timeout_at(moment)
         try:
             async with bound:
                 await self._closing.wait()
@@ -704,6 +705,11 @@ def guarded(callback: Callable[[R], object], argument: R, name: str) -> None:
 
 def _clock() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _ended(exchange: Exchange) -> float:
+    assert exchange.ended_at is not None, "a pause follows the end of a request"
+    return exchange.ended_at
 
 
 def _wall_time(moment: float | None) -> datetime:

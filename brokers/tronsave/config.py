@@ -27,9 +27,9 @@ PATHS: Final = {
 }
 """developers/api-reference/fast-charge: Fast Charge exists only under /v0."""
 
-RATE_LIMIT: Final = RateLimit(requests=1, per=2.0, margin=0.075)
+RATE_LIMIT: Final = RateLimit(requests=1, per=2.0, margin=0.09)
 """One request per two seconds for each call (stated on each of their pages). The margin lets two requests differ by
-75 ms in their way to the vendor; it costs 3.6 % of the pace. Whether the calls share one bucket, and whether it is
+90 ms in their way to the vendor; it costs 4.3 % of the pace. Whether the calls share one bucket, and whether it is
 metered by key or by address, is not documented."""
 
 MINIMUM_PENALTY: Final = 2.0
