@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import ssl
-import subprocess
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import msgspec
 import pytest
+import trustme
 
 from tronsave_async.sandbox import (
     Decision,
@@ -50,7 +49,6 @@ from tronsave_async.sandbox import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
-    from pathlib import Path
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NOON_TEXT = "Thu, 01 Jan 2026 12:00:00 GMT"
@@ -64,6 +62,7 @@ class Counter:
     def __init__(self) -> None:
         self.faults = FaultScript()
         self.count = 0
+        self.padding = ""
 
     def route(self, method: str, path: str) -> str | None:
         return "count" if (method, path) == ("POST", "/count") else None
@@ -79,6 +78,7 @@ class Counter:
             return Decision(fault=fault)
         self.count += 1
         body = msgspec.json.encode({"count": self.count, "list": ["one"], "truth": True})
+        body += self.padding.encode()
         headers = {"X-Size": "none" if request.raw is None else str(len(request.raw))}
         reply = HttpReply(status=200, body=body, headers=headers)
         return Decision(reply=reply, fault=fault, processed=True, caller="somebody")
@@ -133,6 +133,11 @@ async def raw_exchange(url: str, request: bytes) -> bytes:
     finally:
         writer.close()
         await writer.wait_closed()
+
+
+def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what aiohttp logged: an error that a simulator lets through ends there."""
+    return [entry.getMessage() for entry in caplog.records if entry.name == "aiohttp.server"]
 
 
 RAW_POST = b"POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
@@ -366,6 +371,19 @@ def test_the_peak_is_counted_for_each_caller() -> None:
     assert [entry.number for entry in log.to("a")] == [0, 1, 2]
 
 
+async def test_several_may_wait_for_requests() -> None:
+    """`until` returns at once for what has arrived, and wakes everybody for what arrives."""
+    async with served() as (_, server, post):
+        waiters = [asyncio.create_task(server.log.until(2, e)) for e in (None, "count")]
+        await server.log.until(0)
+        await post("/elsewhere")
+        await post()
+        await waiters[0]
+        assert not waiters[1].done()
+        await post()
+        await waiters[1]
+
+
 async def test_a_request_is_recorded_with_its_credentials_masked() -> None:
     """The record tells when, what and from whom, never a secret."""
     async with served() as (_, server, post):
@@ -477,6 +495,16 @@ async def test_a_late_reply_to_nobody_is_not_recorded_as_answered() -> None:
 
 
 @pytest.mark.virtual_time
+async def test_nobody_is_left_to_drop() -> None:
+    """A client that goes before the late drop leaves nothing to be closed."""
+    async with served(Fault(reply=Reply.DROP, delay=5)) as (_, server, post):
+        with pytest.raises(TimeoutError):
+            await post(timeout=aiohttp.ClientTimeout(total=1))
+        await asyncio.sleep(10)
+        assert server.log[0].status is None
+
+
+@pytest.mark.virtual_time
 async def test_a_drop_can_be_late() -> None:
     """A delay goes with any reply: here the connection is closed after 5 seconds."""
     fault = Fault(reply=Reply.DROP, delay=5)
@@ -499,11 +527,27 @@ async def test_a_truncated_reply_promises_more_than_it_sends(reset: bool) -> Non
 
 async def test_a_truncated_reply_is_half_a_body_on_the_wire() -> None:
     """On a bare socket: the promised length, half of the bytes, and the end."""
-    async with served(truncated()) as (_, server, _post):
+    async with served(truncated()) as (vendor, server, _post):
+        vendor.padding = " " * 5_000_000
         head, _, body = (await raw_exchange(server.url, RAW_POST)).partition(b"\r\n\r\n")
-        whole = b'{"count":1,"list":["one"],"truth":true}'
+        whole = b'{"count":1,"list":["one"],"truth":true}' + vendor.padding.encode()
         assert f"Content-Length: {len(whole)}".encode() in head
         assert body == whole[: len(whole) // 2]
+
+
+async def test_a_client_may_leave_in_the_middle_of_half_a_reply(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A connection reset by the client while the half is written ends only that request."""
+    async with served(truncated()) as (vendor, server, post):
+        vendor.padding = " " * 20_000_000
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as sock:
+            sock.sendall(RAW_POST)
+            await server.log.until(1)
+            await turns(3)
+        vendor.padding = ""
+        assert (await post())[0] == 200
+    assert complaints(caplog) == []
 
 
 async def test_a_truncated_reply_to_nobody_harms_nobody() -> None:
@@ -606,7 +650,7 @@ async def test_a_request_on_its_way_arrives_though_its_client_has_gone() -> None
         assert (server.log[0].processed, server.log[0].status) == (True, None)
 
 
-async def test_half_a_request_never_arrives() -> None:
+async def test_half_a_request_never_arrives(caplog: pytest.LogCaptureFixture) -> None:
     """A connection that ends within the body leaves no trace in the record."""
     async with served() as (vendor, server, _):
         half = b"POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"
@@ -615,6 +659,7 @@ async def test_half_a_request_never_arrives() -> None:
             await turns()
         await turns()
         assert (len(server.log), vendor.count, server.accepted) == (0, 0, 1)
+    assert complaints(caplog) == []
 
 
 async def test_closing_does_not_wait_for_half_a_request() -> None:
@@ -625,6 +670,20 @@ async def test_closing_does_not_wait_for_half_a_request() -> None:
             sock.sendall(half)
             await turns()
             await server.aclose()
+
+
+@pytest.mark.parametrize("turn", range(8))
+async def test_nothing_begins_after_closing(turn: int) -> None:
+    """Whenever the close comes, no request is carried out after it, and no task is left."""
+    async with counting(jitter=60.0) as (vendor, server):
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as sock:
+            await turns(3)
+            sock.sendall(RAW_POST)
+            for _ in range(turn):
+                await asyncio.sleep(0)
+            await server.aclose()
+            await turns(3)
+    assert (vendor.count, len(server.log)) == (0, 0)
 
 
 async def test_a_body_too_large_is_told_to_the_vendor() -> None:
@@ -678,30 +737,14 @@ async def test_an_idle_connection_is_closed() -> None:
         assert 5 <= asyncio.get_running_loop().time() - before < 7
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """Return a PEM file with a new key and certificate for 127.0.0.1."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl makes the certificate")
-    pem = tmp_path / "certificate.pem"
-    subprocess.run(
-        [
-            *(openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-days", "2", "-subj", "/CN=sandbox"),
-            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(pem), "-out", str(pem)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return pem
-
-
-async def test_tls_is_served_and_dropped(certificate: Path) -> None:
+async def test_tls_is_served_and_dropped() -> None:
     """With a context the server speaks TLS, and every way of closing works through it."""
+    authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
-    trusting = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(certificate)))
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    trusting = aiohttp.TCPConnector(ssl=trust)
     async with (
         aiohttp.ClientSession(connector=trusting) as session,
         counting(ssl_context=context) as (vendor, server),

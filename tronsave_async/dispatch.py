@@ -15,7 +15,7 @@ import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -243,7 +243,7 @@ class Dispatcher:
             wire = Wire.MAYBE_SENT if departed else Wire.NOT_SENT
             error = RequestTimeout(self.venue, endpoint, "out of time", wire=wire)
         if repeatable is Repeatable.UNLESS_SENT and reach_of(error) is Reach.MAY_HAVE_ARRIVED:
-            sent_at = _wall_time(exchanges[-1].departed_at)
+            sent_at = datetime.fromtimestamp(exchanges[-1].departed_time, UTC)
             raise OutcomeUnknown(
                 self.venue, endpoint, sent_at=sent_at, how_to_check=how_to_check
             ) from error
@@ -710,12 +710,6 @@ def _clock() -> float:
 def _ended(exchange: Exchange) -> float:
     assert exchange.ended_at is not None, "a pause follows the end of a request"
     return exchange.ended_at
-
-
-def _wall_time(moment: float | None) -> datetime:
-    """The UTC time of a moment of the event loop's clock; now, where it is not known."""
-    ago = 0.0 if moment is None else _clock() - moment
-    return datetime.now(UTC) - timedelta(seconds=ago)
 
 
 def _short(error: BaseException) -> str:

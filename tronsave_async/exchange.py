@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import TYPE_CHECKING, Final
 
 from tronsave_async.errors import GatewayError
@@ -40,6 +41,7 @@ class Exchange:
         "_permit",
         "_revoked",
         "departed_at",
+        "departed_time",
         "ended_at",
         "endpoint",
         "number",
@@ -67,6 +69,8 @@ class Exchange:
         self.orders = orders
         self.queued_at: Final = clock()
         self.departed_at: float | None = None
+        self.departed_time = 0.0
+        """The same moment on the wall clock, in seconds since the epoch."""
         self.ended_at: float | None = None
         self.was_answered = False
         self.spread: Final = random.random()
@@ -109,6 +113,7 @@ class Exchange:
         if self._permit is not None:
             self._permit.spend()
         self.departed_at = now
+        self.departed_time = time.time()
         if (emit := self._emit) is not None:
             emit(
                 Sent(

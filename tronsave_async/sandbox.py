@@ -17,7 +17,7 @@ import enum
 import random
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from socket import SO_LINGER, SOL_SOCKET
@@ -635,38 +635,66 @@ class HttpVendor(Protocol):
 
 
 class ClientConnections(web.Server):
-    """aiohttp's server, which counts its connections and tells when one is gone."""
+    """
+    aiohttp's server, which counts its connections, and tells its handler when one is gone.
 
-    def __init__(self, handler: Any, **options: Any) -> None:
-        super().__init__(handler, **options)
+    Args:
+        serve: Answers a request, given the event that is set when its connection is gone.
+        options: As for aiohttp's server.
+    """
+
+    def __init__(
+        self,
+        serve: Callable[[web.BaseRequest, asyncio.Event], Awaitable[web.StreamResponse]],
+        **options: Any,
+    ) -> None:
+        super().__init__(self._handle, **options)
         self.accepted = 0
-        self._gone: dict[web.RequestHandler, asyncio.Event] = {}
-        self._transports: dict[web.RequestHandler, asyncio.Transport] = {}
+        self._serve = serve
+        self._open: dict[web.RequestHandler, tuple[asyncio.Transport, asyncio.Event]] = {}
+        self._serving: set[asyncio.Task[Any]] = set()
+        self._closed = False
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Count a connection."""
         super().connection_made(handler, transport)
         self.accepted += 1
-        self._gone[handler] = asyncio.Event()
-        self._transports[handler] = transport
+        self._open[handler] = transport, asyncio.Event()
 
     def connection_lost(
         self, handler: web.RequestHandler, exc: BaseException | None = None
     ) -> None:
         """Wake whoever holds the connection."""
         super().connection_lost(handler, exc)
-        self._gone.pop(handler).set()
-        del self._transports[handler]
+        _, gone = self._open.pop(handler)
+        gone.set()
 
-    def gone(self, handler: web.RequestHandler) -> asyncio.Event:
-        """Return the event that is set when the connection is gone; set, if it is."""
-        return self._gone.get(handler) or already()
-
-    def abort(self) -> list[asyncio.Event]:
-        """Abort every connection; return the events that are set when their sockets are closed."""
-        for transport in self._transports.values():
+    async def aclose(self) -> None:
+        """Abort every connection and request; return when the sockets are closed."""
+        self._closed = True
+        # Everything is told to end before the first await: a cancelled close is a close, too.
+        leaving = list(self._open.values())
+        serving = list(self._serving)
+        for transport, _ in leaving:
             transport.abort()
-        return list(self._gone.values())
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+        for _, gone in leaving:
+            await gone.wait()
+        await self.shutdown(0)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = self._open.get(request.protocol)
+        task = asyncio.current_task()
+        # aiohttp hands over what it has read even after the connection is gone.
+        if self._closed or connection is None or task is None:
+            return nothing()
+        self._serving.add(task)
+        try:
+            return await self._serve(request, connection[1])
+        finally:
+            self._serving.discard(task)
 
 
 class LoopbackServer:
@@ -706,8 +734,6 @@ class LoopbackServer:
         self._connections: ClientConnections | None = None
         self._accepted_before = 0
         self._port = 0
-        # The requests being served, by the task that serves them.
-        self._serving: set[asyncio.Task[Any]] = set()
 
     @property
     def url(self) -> str:
@@ -731,7 +757,7 @@ class LoopbackServer:
         if self._listener is not None:
             raise RuntimeError("the sandbox is already running")
         self._connections = ClientConnections(
-            self._serve,
+            self._answer,
             access_log=None,
             keepalive_timeout=self._keepalive,
             lingering_time=0.0,
@@ -748,27 +774,8 @@ class LoopbackServer:
         if listener is None or connections is None:
             return
         self._accepted_before, self._connections = self.accepted, None
-        # Everything is told to end before the first await: a cancelled close is a close, too.
         listener.close()
-        leaving = connections.abort()
-        serving = list(self._serving)
-        for task in serving:
-            task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
-        for gone in leaving:
-            await gone.wait()
-        await connections.shutdown(0)
-
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        task = asyncio.current_task()
-        assert task is not None
-        connections = self._connections
-        gone = connections.gone(request.protocol) if connections else already()
-        self._serving.add(task)
-        try:
-            return await self._answer(request, gone)
-        finally:
-            self._serving.discard(task)
+        await connections.aclose()
 
     async def _answer(self, request: web.BaseRequest, gone: asyncio.Event) -> web.StreamResponse:
         try:
@@ -876,13 +883,6 @@ class LoopbackServer:
             await response.write(reply.body[: len(reply.body) // 2])
         except ConnectionError:
             pass  # the client went first
-
-
-def already() -> asyncio.Event:
-    """Return an event that is set."""
-    event = asyncio.Event()
-    event.set()
-    return event
 
 
 def nothing() -> web.StreamResponse:

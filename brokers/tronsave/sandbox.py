@@ -2,7 +2,7 @@
 TronSave's Fast Charge API on loopback, to test a bot without an account, TRX or a network.
 
     from brokers.tronsave import TronSaveGateway
-    from brokers.tronsave.sandbox import TronSaveSandbox
+    from brokers.tronsave.sandbox import OrderState, TronSaveSandbox
     from tronsave_async.sandbox import drop_after
 
     async def test_my_bot_survives_a_lost_reply() -> None:
