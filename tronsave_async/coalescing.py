@@ -21,7 +21,7 @@ from tronsave_async.outcomes import Wire
 if TYPE_CHECKING:
     from tronsave_async.exchange import Exchange
 
-__all__ = ["Batcher", "Delivery", "Divide", "Ticket"]
+__all__ = ["Batcher", "Delivery", "Divide", "Spawn", "Ticket"]
 
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
@@ -181,9 +181,13 @@ class Batcher(Generic[K, R]):
         self._under_way: dict[K, _Slot[K, R]] = {}
         self._batches: set[_Batch[K, R]] = set()
         self._flushers: dict[Lane, asyncio.Task[None]] = {}
+        self._closed = False
 
     def join(self, key: K, lane: Lane, deliver: Callable[[Delivery[R]], None]) -> Ticket[K, R]:
-        """Want ``key`` with the next request. ``deliver`` is called once, on the event loop, unless left before."""
+        """Want ``key`` with the next request. ``deliver`` is called once, on the event loop, unless left before; at
+        once, if the batcher is closed."""
+        if self._closed:
+            return self._turn_away(key, lane, deliver)
         slot = self._find(key, lane) or self._open_slot(key, lane)
         ticket = Ticket(slot, deliver, self._clock())
         slot.tickets[ticket] = None
@@ -197,7 +201,7 @@ class Batcher(Generic[K, R]):
     @property
     def under_way(self) -> int:
         """Keys whose request is under way."""
-        return len(self._under_way)
+        return len({slot.key for batch in self._batches for slot in batch.slots})
 
     def drop(self, slot: _Slot[K, R]) -> None:
         """A waiting slot lost its last caller (internal to the tickets)."""
@@ -215,16 +219,25 @@ class Batcher(Generic[K, R]):
         if any(slot.tickets for slot in batch.slots) or not batch.exchange.revoke():
             return False
         self._land(batch, {}, None)
-        if batch.task is not None:
-            batch.task.cancel()
+        assert batch.task is not None, "set when it was launched"
+        batch.task.cancel()
         return True
 
     def close(self) -> None:
-        """Deliver a failure to every ticket, and let no request depart any more."""
+        """Deliver a failure to every ticket, now and in future, and let no request depart any more."""
+        self._closed = True
         for batch in list(self._batches):
             batch.exchange.revoke()
             self._land(batch, {}, _failure(batch.exchange, "gateway closed"))
         self._fail_waiting(None)
+
+    def _turn_away(
+        self, key: K, lane: Lane, deliver: Callable[[Delivery[R]], None]
+    ) -> Ticket[K, R]:
+        exchange = self._open_exchange(1)
+        exchange.lost("never sent")
+        deliver(Delivery(exchange, None, _failure(exchange, "gateway closed")))
+        return Ticket(_Slot(self, key, lane), deliver, self._clock())
 
     def _fail_waiting(self, failure: GatewayError | None) -> None:
         slots = [slot for lane in self._waiting.values() for slot in lane.values()]
@@ -344,8 +357,6 @@ class Batcher(Generic[K, R]):
 
     def _divide(self, batch: _Batch[K, R]) -> None:
         """Let those who are still wanted wait again, in two halves. One key alone cannot be divided: it fails."""
-        if batch not in self._batches:
-            return
         if len(batch.slots) == 1:
             self._land(batch, {}, _failure(batch.exchange, "refused as a whole"))
             return

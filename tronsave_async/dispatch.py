@@ -263,6 +263,7 @@ class Dispatcher:
         try:
             async with bound:
                 for failures in itertools.count(1):
+                    self.check_open()
                     delivery = await self._read_back(order, Lane.READ)
                     if delivery.failure is None:
                         return delivery.value
@@ -331,10 +332,10 @@ class Dispatcher:
     async def settle(self, case: Case, step: Step) -> None:
         """Carry a case from ``step`` to its end. Canceling the call leaves in the case what was proved so far."""
         while step is not Step.DONE:
-            if self._closing.is_set():
-                case.give_up("gateway closed", _clock())
-            elif step.pauses and not await self._pause_case(case, step):
+            if step.pauses and not await self._pause_case(case, step):
                 case.give_up("the retry quota is used up", _clock())
+            elif self._closing.is_set():
+                case.give_up("gateway closed", _clock())
             if case.outcome is not None:
                 return
             step = await (self._send_cancel(case) if step.sends else self._look_back(case))

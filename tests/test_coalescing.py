@@ -1,0 +1,1234 @@
+"""Many callers, one request: who shares it, who may leave it, and that nobody is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tronsave_async.coalescing import Batcher, Delivery, Divide, Ticket
+from tronsave_async.errors import ConnectionLost, GatewayError, RequestFailed, UsageError
+from tronsave_async.exchange import Exchange, Revoked
+from tronsave_async.limiter import Lane
+from tronsave_async.outcomes import Wire
+from tronsave_async.telemetry import Lost, Queued, Sent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+
+    from tronsave_async.telemetry import Event
+
+LOST = ConnectionLost("venue", "cancel", "connection reset", wire=Wire.MAYBE_SENT)
+
+
+class Caller:
+    """One who wants a key, and what came of it."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.deliveries: list[Delivery[str]] = []
+        self.ticket: Ticket[str, str]
+        self.left: Wire | None = None
+
+    def leave(self) -> Wire:
+        """Go; return what is known of the request."""
+        self.left = self.ticket.leave()
+        return self.left
+
+    @property
+    def waits(self) -> bool:
+        """Neither delivered to nor gone."""
+        return not self.deliveries and self.left is None
+
+    @property
+    def delivery(self) -> Delivery[str]:
+        """The one delivery."""
+        (delivery,) = self.deliveries
+        return delivery
+
+    @property
+    def value(self) -> str | None:
+        """The value of the one delivery, which brought no failure."""
+        assert self.delivery.failure is None
+        return self.delivery.value
+
+    @property
+    def failure(self) -> GatewayError:
+        """The failure of the one delivery."""
+        assert self.delivery.failure is not None
+        assert self.delivery.value is None
+        return self.delivery.failure
+
+
+class Admission:
+    """A request that waits for its permit."""
+
+    def __init__(self, exchange: Exchange, lane: Lane, passed: asyncio.Future[None]) -> None:
+        self.exchange = exchange
+        self.lane = lane
+        self.passed = passed
+
+
+class Request:
+    """A request under way: it waits for a connection, departs, waits for its reply."""
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        exchange: Exchange,
+        connected: asyncio.Future[None],
+        reply: asyncio.Future[Mapping[str, str]],
+    ) -> None:
+        self.keys = list(keys)
+        self.exchange = exchange
+        self.connected = connected
+        self.reply = reply
+
+    @property
+    def departed(self) -> bool:
+        """Bytes left."""
+        return self.exchange.departed_at is not None
+
+
+def echo(keys: Iterable[str]) -> dict[str, str]:
+    """Return what the fake vendor answers for each key."""
+    return {key: f"{key}!" for key in keys}
+
+
+class Room:
+    """A batcher with a fake limiter and a fake vendor, which wait for the test or answer at once."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, maximum: int = 3, join_departed: bool = True
+    ) -> None:
+        self.loop = loop
+        self.maximum = maximum
+        self.admits_at_once = False
+        self.answers_at_once = False
+        self.bad: set[str] = set()
+        self.events: list[Event] = []
+        self.exchanges: list[Exchange] = []
+        self.admissions: list[Admission] = []
+        self.requests: list[Request] = []
+        self.under_way: list[Request] = []
+        self.crashes: list[BaseException] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.batcher: Batcher[str, str] = Batcher(
+            maximum=maximum,
+            open_exchange=self.open_exchange,
+            admit=self.admit,
+            send=self.send,
+            spawn=self.spawn,
+            clock=loop.time,
+            join_departed=join_departed,
+        )
+
+    def open_exchange(self, orders: int) -> Exchange:
+        exchange = Exchange(
+            len(self.exchanges),
+            "venue",
+            "cancel",
+            orders=orders,
+            clock=self.loop.time,
+            emit=self.events.append,
+        )
+        self.exchanges.append(exchange)
+        return exchange
+
+    async def admit(self, exchange: Exchange, lane: Lane) -> None:
+        if self.admits_at_once:
+            return
+        admission = Admission(exchange, lane, self.loop.create_future())
+        self.admissions.append(admission)
+        try:
+            await admission.passed
+        finally:
+            self.admissions.remove(admission)
+
+    async def send(self, keys: Sequence[str], exchange: Exchange) -> Mapping[str, str]:
+        request = Request(keys, exchange, self.loop.create_future(), self.loop.create_future())
+        self.requests.append(request)
+        self.under_way.append(request)
+        try:
+            if not self.answers_at_once:
+                await request.connected
+            exchange.depart()
+            if self.answers_at_once:
+                self.answer(request)
+            results = await request.reply
+        except Divide:
+            if exchange.ended_at is None:
+                exchange.answered(400)
+            raise
+        except GatewayError as error:
+            if exchange.ended_at is None:
+                exchange.lost(str(error))
+            raise
+        finally:
+            self.under_way.remove(request)
+        if exchange.ended_at is None:
+            exchange.answered(200)
+        return results
+
+    def answer(self, request: Request) -> None:
+        """Answer as the vendor does: one bad key spoils a request of several."""
+        if self.bad.isdisjoint(request.keys):
+            request.reply.set_result(echo(request.keys))
+        elif len(request.keys) > 1:
+            request.reply.set_exception(Divide())
+        else:
+            request.reply.set_exception(UsageError("bad key"))
+
+    def spawn(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self.loop.create_task(coro)
+        self.tasks.add(task)
+        task.add_done_callback(self.ended)
+        return task
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.crashes.append(error)
+
+    def want(self, *keys: str, lane: Lane = Lane.CANCEL) -> list[Caller]:
+        """Join for each key."""
+        callers = [Caller(key) for key in keys]
+        for caller in callers:
+            caller.ticket = self.batcher.join(caller.key, lane, caller.deliveries.append)
+        return callers
+
+    def grant(self, lane: Lane | None = None) -> None:
+        """Admit the first request in line, or the first of a lane."""
+        admission = next(a for a in self.admissions if lane in (None, a.lane) and live(a.passed))
+        admission.passed.set_result(None)
+
+    async def sent(self, *, departed: bool = False) -> Request:
+        """Admit the first in line; return the request that it made."""
+        known = len(self.requests)
+        self.grant()
+        await turns()
+        (request,) = self.requests[known:]
+        if departed:
+            request.connected.set_result(None)
+            await turns()
+        return request
+
+    def assert_idle(self) -> None:
+        """Fail unless nothing is left: no task, no key, no request without an end."""
+        assert not self.tasks
+        assert (self.batcher.waiting, self.batcher.under_way) == (0, 0)
+        assert not self.batcher._flushers
+        assert not self.batcher._batches
+        assert not self.batcher._divided
+        assert all(exchange.ended_at is not None for exchange in self.exchanges)
+
+
+def live(future: asyncio.Future[Any]) -> bool:
+    """Return whether a future still waits."""
+    return not future.done()
+
+
+async def turns(count: int = 6) -> None:
+    """Let everything happen that is ready to."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def room() -> AsyncIterator[Room]:
+    """Yield a room for batches of three that shares what departed; it must be left empty."""
+    room = Room(asyncio.get_running_loop())
+    yield room
+    await turns()
+    room.assert_idle()
+    assert room.crashes == []
+
+
+@pytest.fixture
+async def reading_room() -> AsyncIterator[Room]:
+    """Yield a room for reads: what departed is not shared; it must be left empty."""
+    room = Room(asyncio.get_running_loop(), join_departed=False)
+    yield room
+    await turns()
+    room.assert_idle()
+    assert room.crashes == []
+
+
+# -- sharing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.virtual_time
+async def test_the_first_caller_is_not_delayed(room: Room) -> None:
+    """On an idle call the request asks for its permit at once and leaves when it gets it: no time passes."""
+    room.admits_at_once = room.answers_at_once = True
+    started = room.loop.time()
+    (caller,) = room.want("a")
+    await turns()
+    assert caller.value == "a!"
+    assert room.loop.time() == started
+    assert caller.ticket.joined_at == started
+
+
+async def test_a_request_takes_whoever_waits_when_it_is_granted(room: Room) -> None:
+    """Callers that come while a request waits for its permit go with it, in the order in which they came."""
+    (first,) = room.want("b")
+    await turns()
+    assert len(room.admissions) == 1
+    others = room.want("a", "c")
+    assert (room.batcher.waiting, room.batcher.under_way) == (3, 0)
+    request = await room.sent()
+    assert request.keys == ["b", "a", "c"]
+    assert request.exchange.orders == 3
+    assert (room.batcher.waiting, room.batcher.under_way) == (0, 3)
+    request.connected.set_result(None)
+    request.reply.set_result(echo("abc"))
+    await turns()
+    assert [caller.value for caller in (first, *others)] == ["b!", "a!", "c!"]
+
+
+@pytest.mark.parametrize(("maximum", "keys"), [(50, 1000), (7, 1000), (1, 5), (2000, 1000)])
+async def test_many_keys_need_as_few_requests_as_fit(maximum: int, keys: int) -> None:
+    """N keys need N / maximum requests, rounded up, and none is larger than the maximum."""
+    room = Room(asyncio.get_running_loop(), maximum=maximum)
+    room.admits_at_once = room.answers_at_once = True
+    callers = room.want(*map(str, range(keys)))
+    while room.tasks:
+        await turns()
+    assert len(room.requests) == math.ceil(keys / maximum)
+    assert max(len(request.keys) for request in room.requests) == min(maximum, keys)
+    assert [caller.value for caller in callers] == [f"{key}!" for key in range(keys)]
+    queued = [event.orders for event in room.events if isinstance(event, Queued)]
+    assert max(queued) <= maximum
+    room.assert_idle()
+
+
+async def test_equal_keys_share_one_slot(room: Room) -> None:
+    """However many want the same key, it goes once, and each of them gets the result."""
+    callers = room.want("a", "b", "a", "a", "b", "c")
+    assert room.batcher.waiting == 3
+    await turns()
+    request = await room.sent(departed=True)
+    assert request.keys == ["a", "b", "c"]
+    request.reply.set_result(echo("abc"))
+    await turns()
+    assert [caller.value for caller in callers] == ["a!", "b!", "a!", "a!", "b!", "c!"]
+
+
+@pytest.mark.parametrize("departed", [False, True])
+async def test_a_newcomer_shares_the_cancel_under_way(room: Room, departed: bool) -> None:
+    """With ``join_departed`` a key whose request is under way is not sent again."""
+    (early,) = room.want("a")
+    await turns()
+    request = await room.sent(departed=departed)
+    (late,) = room.want("a")
+    assert late.ticket.taken
+    assert room.batcher.waiting == 0
+    if not departed:
+        request.connected.set_result(None)
+    request.reply.set_result(echo("a"))
+    await turns()
+    assert (early.value, late.value) == ("a!", "a!")
+    assert len(room.requests) == 1
+
+
+@pytest.mark.parametrize("departed", [False, True])
+async def test_a_newcomer_never_shares_the_read_under_way(
+    reading_room: Room, departed: bool
+) -> None:
+    """Without ``join_departed`` a newcomer's read is asked for after it came, whatever is under way."""
+    room = reading_room
+    (early,) = room.want("a")
+    await turns()
+    first = await room.sent(departed=departed)
+    (late,) = room.want("a")
+    assert not late.ticket.taken
+    await turns()
+    second = await room.sent(departed=True)
+    assert room.batcher.under_way == 1
+    if not departed:
+        first.connected.set_result(None)
+    first.reply.set_result({"a": "old"})
+    await turns()
+    assert early.value == "old"
+    assert late.waits
+    assert room.batcher.under_way == 1
+    second.reply.set_result({"a": "new"})
+    await turns()
+    assert late.value == "new"
+
+
+async def test_a_key_is_under_way_until_its_last_request_ends(reading_room: Room) -> None:
+    """Two requests may carry the same key at once: it counts once, and whichever ends first."""
+    room = reading_room
+    (early,) = room.want("a")
+    await turns()
+    first = await room.sent(departed=True)
+    (late,) = room.want("a")
+    await turns()
+    second = await room.sent(departed=True)
+    second.reply.set_result({"a": "new"})
+    await turns()
+    assert (late.value, early.waits, room.batcher.under_way) == ("new", True, 1)
+    first.reply.set_result({"a": "old"})
+    await turns()
+    assert early.value == "old"
+
+
+async def test_a_key_that_the_reply_does_not_mention_is_silence(room: Room) -> None:
+    """A missing result is neither a value nor a failure; results that nobody asked for are ignored."""
+    heard, silent = room.want("a", "b")
+    await turns()
+    request = await room.sent(departed=True)
+    request.reply.set_result({"a": "a!", "z": "z!"})
+    await turns()
+    assert heard.value == "a!"
+    assert silent.value is None
+    assert silent.delivery.reached is Wire.ANSWERED
+
+
+# -- lanes -----------------------------------------------------------------------------------------
+
+
+async def test_each_lane_asks_for_its_own_permit(room: Room) -> None:
+    """A request asks for its permit in the lane of those who wait for it, and once for each lane."""
+    room.want("a", "b", lane=Lane.CREATE)
+    room.want("c", "d", lane=Lane.READ)
+    await turns()
+    assert [admission.lane for admission in room.admissions] == [Lane.CREATE, Lane.READ]
+    room.batcher.close()
+
+
+async def test_cancels_go_first_whoever_was_granted(room: Room) -> None:
+    """A permit is used by whoever is first: cancels before reads before creates, each in order."""
+    room.want("w1", "w2", lane=Lane.CREATE)
+    room.want("r1", "r2", lane=Lane.READ)
+    room.want("c1", "c2", lane=Lane.CANCEL)
+    await turns()
+    room.answers_at_once = True
+    room.grant(Lane.CREATE)
+    await turns()
+    assert room.requests[0].keys == ["c1", "c2", "r1"]
+    room.grant(Lane.CREATE)
+    await turns()
+    assert room.requests[1].keys == ["r2", "w1", "w2"]
+    while room.admissions:
+        room.grant()
+        await turns()
+    assert len(room.requests) == 2
+    unused = [event for event in room.events if isinstance(event, Lost)]
+    assert {event.reason for event in unused} == {"not wanted any more"}
+    assert {event.reached for event in unused} == {Wire.NOT_SENT}
+
+
+async def test_a_waiting_key_is_promoted_by_a_higher_lane(room: Room) -> None:
+    """A cancel of a key that already waits in a lower lane takes it along; a lower lane never demotes it."""
+    (reader,) = room.want("a", lane=Lane.READ)
+    room.want("b", lane=Lane.READ)
+    (canceler,) = room.want("a", lane=Lane.CANCEL)
+    (late,) = room.want("a", lane=Lane.CREATE)
+    assert room.batcher.waiting == 2
+    await turns()
+    assert [admission.lane for admission in room.admissions] == [Lane.READ, Lane.CANCEL]
+    request = await room.sent(departed=True)
+    assert request.keys == ["a", "b"]
+    request.reply.set_result(echo("ab"))
+    await turns()
+    assert [caller.value for caller in (reader, canceler, late)] == ["a!", "a!", "a!"]
+    room.grant()
+    await turns()
+
+
+# -- leaving ---------------------------------------------------------------------------------------
+
+
+async def test_leaving_before_the_permit_takes_only_the_own_key(room: Room) -> None:
+    """A caller that goes while its key waits leaves nothing behind, and its siblings go on."""
+    callers = room.want("a", "b", "b", "c")
+    await turns()
+    assert not callers[0].ticket.taken
+    assert callers[0].leave() is Wire.NOT_SENT
+    assert callers[1].leave() is Wire.NOT_SENT
+    assert callers[3].leave() is Wire.NOT_SENT
+    request = await room.sent(departed=True)
+    assert request.keys == ["b"]
+    request.reply.set_result(echo("b"))
+    await turns()
+    assert callers[2].value == "b!"
+    assert not any(caller.deliveries for caller in (callers[0], callers[1], callers[3]))
+
+
+@pytest.mark.parametrize("settled", [False, True])
+async def test_when_the_last_one_leaves_nothing_is_asked_for(room: Room, settled: bool) -> None:
+    """Nobody waits any more: the wait for the permit ends, even before it began, and nothing is sent."""
+    first, second = room.want("a", "b")
+    if settled:
+        await turns()
+    assert (first.leave(), second.leave()) == (Wire.NOT_SENT, Wire.NOT_SENT)
+    await turns()
+    assert not room.admissions
+    assert not room.requests
+    assert not room.tasks
+
+
+async def test_one_who_comes_in_the_tick_in_which_the_last_one_left_is_served(room: Room) -> None:
+    """The wait that was given up is not the newcomer's: it gets its own."""
+    (gone,) = room.want("a")
+    await turns()
+    gone.leave()
+    (late,) = room.want("a")
+    await turns()
+    request = await room.sent(departed=True)
+    request.reply.set_result(echo("a"))
+    await turns()
+    assert late.value == "a!"
+
+
+async def test_leaving_in_the_tick_of_the_grant_still_takes_the_key_out(room: Room) -> None:
+    """Between the grant and the taking a key can still be taken out; a request without keys is not sent."""
+    first, second = room.want("a", "b")
+    await turns()
+    room.grant()
+    assert first.leave() is Wire.NOT_SENT
+    await turns()
+    assert room.requests[0].keys == ["b"]
+    assert second.leave() is Wire.NOT_SENT
+    await turns()
+    assert not room.requests[0].departed
+
+
+async def test_a_request_that_nobody_wants_never_departs(room: Room) -> None:
+    """The last one to leave before the departure revokes the request: NOT_SENT is proved, not hoped."""
+    first, second = room.want("a", "b")
+    await turns()
+    request = await room.sent()
+    assert first.leave() is Wire.MAYBE_SENT
+    assert second.leave() is Wire.NOT_SENT
+    with pytest.raises(Revoked):
+        request.exchange.depart()
+    await turns()
+    assert not request.departed
+    assert request.connected.cancelled()
+    assert not any(isinstance(event, Sent) for event in room.events)
+    assert room.batcher.under_way == 0
+
+
+async def test_a_request_is_revoked_even_before_its_task_ran(room: Room) -> None:
+    """A request that was taken and not yet begun is never begun when nobody wants it."""
+    (caller,) = room.want("a")
+    await turns()
+    room.grant()
+    await turns(1)
+    assert caller.ticket.taken
+    assert not room.requests
+    assert caller.leave() is Wire.NOT_SENT
+    await turns()
+    assert not room.requests
+
+
+async def test_a_newcomer_after_a_revoked_request_gets_its_own(room: Room) -> None:
+    """Nobody is put on a request that will never leave."""
+    (gone,) = room.want("a")
+    await turns()
+    await room.sent()
+    gone.leave()
+    (late,) = room.want("a")
+    assert not late.ticket.taken
+    await turns()
+    request = await room.sent(departed=True)
+    request.reply.set_result(echo("a"))
+    await turns()
+    assert late.value == "a!"
+
+
+async def test_leaving_after_the_departure_is_maybe_sent(room: Room) -> None:
+    """What departed cannot be called back: it goes on, for those who stay and for nobody."""
+    first, late = *room.want("a"), *room.want("b")
+    await turns()
+    request = await room.sent(departed=True)
+    assert first.leave() is Wire.MAYBE_SENT
+    assert late.leave() is Wire.MAYBE_SENT
+    await turns()
+    assert live(request.reply)
+    request.reply.set_result(echo("ab"))
+    await turns()
+    assert not first.deliveries
+    assert not late.deliveries
+
+
+async def test_a_newcomer_does_not_share_what_everybody_gave_up_on(room: Room) -> None:
+    """Who comes after all others lost patience with a request gets a new one, and the old reply is nobody's."""
+    (gone,) = room.want("a")
+    await turns()
+    old = await room.sent(departed=True)
+    gone.leave()
+    (late,) = room.want("a")
+    assert not late.ticket.taken
+    await turns()
+    new = await room.sent(departed=True)
+    old.reply.set_result({"a": "old"})
+    await turns()
+    assert late.waits
+    assert room.batcher.under_way == 1
+    (later,) = room.want("a")
+    assert later.ticket.taken, "the end of the old request does not hide the new one"
+    assert late.leave() is Wire.MAYBE_SENT
+    new.reply.set_result({"a": "new"})
+    await turns()
+    assert later.value == "new"
+
+
+async def test_a_delivery_may_make_another_caller_of_the_same_key_leave(room: Room) -> None:
+    """Whoever leaves during a delivery gets none, and nobody after it is forgotten."""
+    first, second, third = Caller("a"), Caller("a"), Caller("b")
+
+    def deliver(delivery: Delivery[str]) -> None:
+        first.deliveries.append(delivery)
+        second.leave()
+
+    first.ticket = room.batcher.join("a", Lane.CANCEL, deliver)
+    second.ticket = room.batcher.join("a", Lane.CANCEL, second.deliveries.append)
+    third.ticket = room.batcher.join("b", Lane.CANCEL, third.deliveries.append)
+    await turns()
+    room.admissions[0].passed.set_exception(UsageError("another event loop"))
+    await turns()
+    assert not first.waits
+    assert (second.left, second.deliveries) == (Wire.NOT_SENT, [])
+    assert isinstance(third.failure, UsageError)
+
+
+# -- dividing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [2, 3, 8, 50, 500])
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+async def test_one_bad_key_is_isolated_among_many(size: int, place: str) -> None:
+    """A bad key costs O(log n) requests and harms no other; each other key is processed exactly once."""
+    room = Room(asyncio.get_running_loop(), maximum=size)
+    room.admits_at_once = room.answers_at_once = True
+    keys = list(map(str, range(size)))
+    bad = {"first": keys[0], "middle": keys[size // 2], "last": keys[-1]}[place]
+    room.bad = {bad}
+    callers = {caller.key: caller for caller in room.want(*keys)}
+    while room.tasks:
+        await turns()
+    assert isinstance(callers.pop(bad).failure, UsageError)
+    assert all(caller.value == f"{key}!" for key, caller in callers.items())
+    assert len(room.requests) <= 1 + 2 * math.ceil(math.log2(size))
+    processed = [
+        key for request in room.requests if bad not in request.keys for key in request.keys
+    ]
+    assert sorted(processed) == sorted(callers)
+    room.assert_idle()
+
+
+async def test_halves_go_before_those_who_wait_and_in_the_cancel_lane(room: Room) -> None:
+    """What was divided does not queue again behind newcomers, even where it was only read."""
+    room.want("a", "b", "c", lane=Lane.READ)
+    await turns()
+    request = await room.sent(departed=True)
+    room.want("z")
+    request.reply.set_exception(Divide())
+    await turns()
+    assert {admission.lane for admission in room.admissions} == {Lane.CANCEL}
+    assert room.batcher.waiting == 4
+    room.answers_at_once = True
+    while room.admissions:
+        room.grant()
+        await turns()
+    assert [request.keys for request in room.requests[1:]] == [["a"], ["b", "c"], ["z"]]
+
+
+async def test_a_delivery_counts_the_divided_requests_before_it(room: Room) -> None:
+    """``divided`` says how often the key went before; the requests together were answered even if the last was not."""
+    callers = room.want("a", "b", "c")
+    await turns()
+    request = await room.sent(departed=True)
+    request.reply.set_exception(Divide())
+    await turns()
+    single = await room.sent()
+    assert single.keys == ["a"]
+    single.connected.set_exception(UsageError("never left"))
+    await turns()
+    assert callers[0].delivery.divided == 1
+    assert single.exchange.reached is Wire.NOT_SENT
+    assert callers[0].delivery.reached is Wire.ANSWERED
+    pair = await room.sent(departed=True)
+    pair.reply.set_exception(Divide())
+    await turns()
+    for key in "bc":
+        last = await room.sent(departed=True)
+        last.reply.set_exception(LOST)
+        await turns()
+        assert last.keys == [key]
+    assert [caller.delivery.divided for caller in callers] == [1, 2, 2]
+    assert [caller.delivery.reached for caller in callers[1:]] == [Wire.MAYBE_SENT] * 2
+
+
+async def test_leaving_a_divided_request_is_answered(room: Room) -> None:
+    """The key went and was refused unprocessed: it is not NOT_SENT, and it does not go again."""
+    first, second, third = room.want("a", "b", "c")
+    await turns()
+    request = await room.sent(departed=True)
+    request.reply.set_exception(Divide())
+    await turns()
+    assert first.ticket.taken
+    assert first.leave() is Wire.ANSWERED
+    assert second.leave() is Wire.ANSWERED
+    assert room.batcher.waiting == 1
+    again = await room.sent()
+    assert again.keys == ["c"]
+    assert third.leave() is Wire.ANSWERED
+    await turns()
+    assert not again.departed
+
+
+async def test_halves_that_nobody_wants_are_forgotten(room: Room) -> None:
+    """When the last one leaves a divided request, no permit is asked for any more."""
+    callers = room.want("a", "b")
+    await turns()
+    request = await room.sent(departed=True)
+    request.reply.set_exception(Divide())
+    await turns()
+    assert {caller.leave() for caller in callers} == {Wire.ANSWERED}
+    await turns()
+    assert not room.admissions
+    assert not room.tasks
+
+
+async def test_a_request_divided_after_everybody_left_is_not_repeated(room: Room) -> None:
+    """Only keys that somebody wants go into the halves."""
+    first, second, third = room.want("a", "b", "c")
+    await turns()
+    request = await room.sent(departed=True)
+    first.leave()
+    third.leave()
+    request.reply.set_exception(Divide())
+    await turns()
+    again = await room.sent(departed=True)
+    assert again.keys == ["b"]
+    again.reply.set_result(echo("b"))
+    await turns()
+    assert second.value == "b!"
+    callers = room.want("d", "e")
+    await turns()
+    request = await room.sent(departed=True)
+    for caller in callers:
+        caller.leave()
+    request.reply.set_exception(Divide())
+    await turns()
+    assert not room.admissions
+
+
+async def test_a_newcomer_shares_a_divided_key_but_not_its_past(room: Room) -> None:
+    """Who joins a key that waits in a half was not part of the request before: nothing of its own has left."""
+    early, _ = room.want("a", "b")
+    await turns()
+    request = await room.sent(departed=True)
+    request.reply.set_exception(Divide())
+    await turns()
+    late, gone = room.want("a", "a")
+    assert room.batcher.waiting == 2
+    other, new = room.want("b", "z")
+    assert room.batcher.waiting == 3
+    assert early.ticket.taken
+    assert not late.ticket.taken
+    assert gone.leave() is Wire.NOT_SENT
+    room.answers_at_once = True
+    while room.admissions:
+        room.grant()
+        await turns()
+    assert (early.value, late.value) == ("a!", "a!")
+    assert (other.value, new.value) == ("b!", "z!")
+    assert (early.delivery.divided, late.delivery.divided) == (1, 0)
+
+
+async def test_one_key_alone_is_not_divided_for_ever(room: Room) -> None:
+    """A sender that calls one key divisible gets a failure delivered and no endless repeats."""
+    (caller,) = room.want("a")
+    await turns()
+    request = await room.sent(departed=True)
+    request.reply.set_exception(Divide())
+    await turns()
+    assert isinstance(caller.failure, RequestFailed)
+    assert caller.failure.wire is Wire.ANSWERED
+    assert not room.admissions
+
+
+# -- failures --------------------------------------------------------------------------------------
+
+
+async def test_a_failed_request_fails_all_its_keys_and_no_others(room: Room) -> None:
+    """A `GatewayError` of the sender is delivered to everybody who shared the request."""
+    callers = room.want("a", "b", "b")
+    await turns()
+    request = await room.sent(departed=True)
+    (other,) = room.want("z")
+    request.reply.set_exception(LOST)
+    await turns()
+    assert [caller.failure for caller in callers] == [LOST] * 3
+    assert {caller.delivery.reached for caller in callers} == {Wire.MAYBE_SENT}
+    assert other.waits
+    other.leave()
+
+
+@pytest.mark.parametrize(("departed", "wire"), [(False, Wire.NOT_SENT), (True, Wire.MAYBE_SENT)])
+async def test_a_sender_that_crashes_leaves_nobody_waiting(
+    room: Room, departed: bool, wire: Wire
+) -> None:
+    """An unexpected exception is delivered as a failed request that says how far it got, and is reported."""
+    (caller,) = room.want("a")
+    await turns()
+    request = await room.sent(departed=departed)
+    bug = ZeroDivisionError("a bug")
+    (request.reply if departed else request.connected).set_exception(bug)
+    await turns()
+    assert isinstance(caller.failure, RequestFailed)
+    assert (caller.failure.reason, caller.failure.wire) == ("ended early", wire)
+    assert room.crashes == [bug]
+    room.crashes.clear()
+
+
+@pytest.mark.parametrize("departed", [False, True])
+async def test_a_sender_that_is_canceled_leaves_nobody_waiting(room: Room, departed: bool) -> None:
+    """A task that is canceled from outside delivers what is known of its request, and stays canceled."""
+    (caller,) = room.want("a")
+    await turns()
+    request = await room.sent(departed=departed)
+    (task,) = room.tasks
+    task.cancel()
+    await turns()
+    assert task.cancelled()
+    assert isinstance(caller.failure, RequestFailed)
+    assert caller.failure.wire is (Wire.MAYBE_SENT if departed else Wire.NOT_SENT)
+    assert request.departed == departed
+
+
+async def test_a_limiter_that_refuses_fails_whoever_waits(room: Room) -> None:
+    """A `GatewayError` instead of a permit is delivered to all lanes at once, and later callers ask anew."""
+    callers = [*room.want("a", "a", "b"), *room.want("c", lane=Lane.READ)]
+    await turns()
+    refusal = UsageError("the limiter serves another event loop")
+    room.admissions[0].passed.set_exception(refusal)
+    await turns()
+    assert [caller.failure for caller in callers] == [refusal] * 4
+    assert {caller.delivery.reached for caller in callers} == {Wire.NOT_SENT}
+    assert not room.requests
+    assert not room.admissions
+    (late,) = room.want("a")
+    await turns()
+    request = await room.sent(departed=True)
+    request.reply.set_result(echo("a"))
+    await turns()
+    assert late.value == "a!"
+
+
+async def test_a_limiter_that_crashes_leaves_nobody_waiting(room: Room) -> None:
+    """An unexpected exception instead of a permit is delivered as a failure, and later callers ask anew."""
+    callers = room.want("a", "b")
+    await turns()
+    bug = ZeroDivisionError("a bug")
+    room.admissions[0].passed.set_exception(bug)
+    await turns()
+    for caller in callers:
+        assert isinstance(caller.failure, RequestFailed)
+        assert caller.failure.wire is Wire.NOT_SENT
+    assert room.crashes == [bug]
+    room.crashes.clear()
+    room.want("a")
+    await turns()
+    assert len(room.admissions) == 1
+    room.batcher.close()
+
+
+async def test_a_limiter_that_refuses_nobody_harms_nobody(room: Room) -> None:
+    """A refusal that comes after its callers were taken along by another permit is delivered to nobody."""
+    (caller,) = room.want("a", lane=Lane.READ)
+    await turns()
+    room.want("a", lane=Lane.CANCEL)
+    await turns()
+    room.grant(Lane.CANCEL)
+    await turns()
+    (request,) = room.requests
+    room.admissions[0].passed.set_exception(UsageError("too late"))
+    await turns()
+    assert caller.waits
+    request.connected.set_result(None)
+    request.reply.set_result(echo("a"))
+    await turns()
+    assert caller.value == "a!"
+
+
+async def test_every_request_has_one_end(room: Room) -> None:
+    """Whatever ends a request, its record is ended exactly once, even by a sender that forgets to."""
+
+    async def forgetful(keys: Sequence[str], exchange: Exchange) -> Mapping[str, str]:
+        exchange.depart()
+        return echo(keys)
+
+    room.batcher._send = forgetful
+    room.admits_at_once = True
+    (caller,) = room.want("a")
+    await turns()
+    assert caller.value == "a!"
+    assert room.exchanges[0].ended_at is not None
+
+
+# -- closing ---------------------------------------------------------------------------------------
+
+
+def assert_cut_off(caller: Caller, wire: Wire) -> None:
+    """Fail unless a caller was told of the closing, with what is known of its request."""
+    assert isinstance(caller.failure, RequestFailed)
+    assert (caller.failure.reason, caller.delivery.reached) == ("gateway closed", wire)
+
+
+async def test_closing_an_idle_room_does_nothing(room: Room) -> None:
+    """Closing is idempotent and makes no request."""
+    room.batcher.close()
+    room.batcher.close()
+    assert not room.exchanges
+
+
+@pytest.mark.parametrize("settled", [False, True])
+async def test_closing_fails_those_who_wait_at_once(room: Room, settled: bool) -> None:
+    """Whoever waits for a permit is told in the same tick, even if the wait never began."""
+    callers = [*room.want("a", "a"), *room.want("b", lane=Lane.CREATE)]
+    if settled:
+        await turns()
+    room.batcher.close()
+    for caller in callers:
+        assert_cut_off(caller, Wire.NOT_SENT)
+    await turns()
+    assert not room.requests
+
+
+async def test_closing_before_the_task_ran_lets_nothing_depart(room: Room) -> None:
+    """A request that was taken and not begun is told of the closing, and does not depart when it begins."""
+    (caller,) = room.want("a")
+    await turns()
+    room.grant()
+    await turns(1)
+    assert caller.ticket.taken
+    room.answers_at_once = True
+    room.batcher.close()
+    assert_cut_off(caller, Wire.NOT_SENT)
+    await turns()
+    assert not room.requests[0].departed
+
+
+async def test_a_task_that_is_canceled_before_it_ran_after_closing_changes_nothing(
+    room: Room,
+) -> None:
+    """The closing gateway cancels its tasks: one that never started has delivered all the same."""
+    (caller,) = room.want("a")
+    await turns()
+    room.grant()
+    await turns(1)
+    assert caller.ticket.taken
+    room.batcher.close()
+    for task in room.tasks:
+        task.cancel()
+    await turns()
+    assert_cut_off(caller, Wire.NOT_SENT)
+    assert not room.requests
+
+
+async def test_closing_before_the_connection_stands_lets_nothing_depart(room: Room) -> None:
+    """A request that waits for its connection is revoked: NOT_SENT is proved."""
+    (caller,) = room.want("a")
+    await turns()
+    request = await room.sent()
+    room.batcher.close()
+    assert_cut_off(caller, Wire.NOT_SENT)
+    request.connected.set_result(None)
+    await turns()
+    assert not request.departed
+    assert not any(isinstance(event, Sent) for event in room.events)
+
+
+@pytest.mark.parametrize("end", ["reply", "failure", "divide", "crash"])
+async def test_closing_after_the_departure_is_maybe_sent(room: Room, end: str) -> None:
+    """What departed may have arrived; whatever its sender brings afterwards is delivered to nobody."""
+    callers = room.want("a", "b")
+    await turns()
+    request = await room.sent(departed=True)
+    room.batcher.close()
+    for caller in callers:
+        assert_cut_off(caller, Wire.MAYBE_SENT)
+    if end == "reply":
+        request.reply.set_result(echo("ab"))
+    elif end == "crash":
+        request.reply.cancel()
+    else:
+        request.reply.set_exception(LOST if end == "failure" else Divide())
+    await turns()
+    assert all(len(caller.deliveries) == 1 for caller in callers)
+    assert len(room.requests) == 1
+
+
+async def test_closing_tells_what_was_divided(room: Room) -> None:
+    """Keys that wait in a half were answered before, and do not go again."""
+    callers = room.want("a", "b")
+    await turns()
+    request = await room.sent(departed=True)
+    request.reply.set_exception(Divide())
+    await turns()
+    room.batcher.close()
+    for caller in callers:
+        assert_cut_off(caller, Wire.ANSWERED)
+        assert caller.delivery.divided == 1
+
+
+# -- whatever happens ------------------------------------------------------------------------------
+
+KEYS = st.sampled_from("abcdefg")
+ANY = st.integers(0, 1000)
+
+
+def carrier(caller: Caller) -> Exchange | None:
+    """Return the request under way that a caller's key is with."""
+    batch = caller.ticket._slot.batch
+    return None if batch is None else batch.exchange
+
+
+class Crowd(RuleBasedStateMachine):
+    """Callers that come and go at random while permits, connections, replies, failures and closings happen."""
+
+    join_departed = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.room = Room(self.loop, maximum=3, join_departed=self.join_departed)
+        self.room.batcher._admit = self.admit
+        self.room.batcher._send = self.send
+        self.callers: list[Caller] = []
+        self.carried: defaultdict[Exchange, set[Caller]] = defaultdict(set)
+        """Callers whose keys each request carries."""
+        self.taken: dict[Exchange, set[Caller]] = {}
+        """Callers that waited at the moment in which each request took its keys."""
+        self.never: list[tuple[Exchange, str]] = []
+
+    # what happens inside, observed
+
+    async def admit(self, exchange: Exchange, lane: Lane) -> None:
+        await self.room.admit(exchange, lane)
+        # The keys are taken in this very step.
+        self.taken[exchange] = {caller for caller in self.waiting() if carrier(caller) is None}
+
+    async def send(self, keys: Sequence[str], exchange: Exchange) -> Mapping[str, str]:
+        wanted = {caller.key for caller in self.taken[exchange]}
+        assert wanted.issuperset(keys), "only what somebody wanted when it was taken is sent"
+        assert len(keys) == len(set(keys)) <= self.room.maximum
+        self.carried[exchange] |= {caller for caller in self.taken[exchange] if caller.key in keys}
+        try:
+            return await self.room.send(keys, exchange)
+        finally:
+            if exchange.departed_at is not None:
+                wanted = {
+                    caller.key
+                    for caller in self.carried[exchange]
+                    if caller.left in (None, Wire.MAYBE_SENT)
+                }
+                assert wanted, "nothing leaves for those who were told that it never will"
+
+    def waiting(self) -> list[Caller]:
+        return [caller for caller in self.callers if caller.waits]
+
+    def tick(self) -> None:
+        self.loop.call_soon(self.loop.stop)
+        self.loop.run_forever()
+
+    # rules
+
+    @rule(key=KEYS, lane=st.sampled_from(Lane), ticks=st.integers(0, 2))
+    def join(self, key: str, lane: Lane, ticks: int) -> None:
+        (caller,) = self.room.want(key, lane=lane)
+        if (shared := carrier(caller)) is not None:
+            assert self.join_departed
+            assert any(other.key == key and carrier(other) is shared for other in self.waiting())
+            self.carried[shared].add(caller)
+        self.callers.append(caller)
+        for _ in range(ticks):
+            self.tick()
+
+    @precondition(lambda self: self.waiting())
+    @rule(which=ANY)
+    def leave(self, which: int) -> None:
+        waiting = self.waiting()
+        caller = waiting[which % len(waiting)]
+        carrying = [exchange for exchange, carried in self.carried.items() if caller in carried]
+        reached = caller.leave()
+        if any(exchange.reached is Wire.MAYBE_SENT for exchange in carrying):
+            assert reached is Wire.MAYBE_SENT
+        elif reached is not Wire.MAYBE_SENT:
+            answered = any(exchange.was_answered for exchange in carrying)
+            assert reached is (Wire.ANSWERED if answered else Wire.NOT_SENT)
+        if reached is not Wire.MAYBE_SENT and not any(
+            other.key == caller.key for other in self.waiting()
+        ):
+            for exchange in carrying:
+                if exchange.departed_at is None:
+                    self.never.append((exchange, caller.key))
+
+    @rule(ticks=st.integers(1, 4))
+    def time_passes(self, ticks: int) -> None:
+        for _ in range(ticks):
+            self.tick()
+
+    def pending(self, which: int) -> Admission | None:
+        pending = [admission for admission in self.room.admissions if live(admission.passed)]
+        return pending[which % len(pending)] if pending else None
+
+    @rule(which=ANY, ticks=st.integers(0, 3))
+    def grant(self, which: int, ticks: int) -> None:
+        if (admission := self.pending(which)) is not None:
+            admission.passed.set_result(None)
+        for _ in range(ticks):
+            self.tick()
+
+    @rule(which=ANY, crash=st.booleans())
+    def refuse(self, which: int, crash: bool) -> None:
+        if (admission := self.pending(which)) is not None:
+            error: Exception = ZeroDivisionError() if crash else UsageError("no permit")
+            admission.passed.set_exception(error)
+
+    def request(self, which: int, *, connected: bool) -> Request | None:
+        found = [
+            request
+            for request in self.room.under_way
+            if live(request.reply if connected else request.connected)
+            and (request.departed or not connected)
+        ]
+        return found[which % len(found)] if found else None
+
+    @rule(which=ANY, ticks=st.integers(0, 2))
+    def connect(self, which: int, ticks: int) -> None:
+        if (request := self.request(which, connected=False)) is not None:
+            request.connected.set_result(None)
+        for _ in range(ticks):
+            self.tick()
+
+    @rule(which=ANY, error=st.sampled_from([LOST, ZeroDivisionError(), asyncio.CancelledError()]))
+    def connection_fails(self, which: int, error: BaseException) -> None:
+        if (request := self.request(which, connected=False)) is not None:
+            self.fail(request.connected, error)
+
+    @rule(which=ANY, silent=st.sets(KEYS))
+    def reply(self, which: int, silent: set[str]) -> None:
+        if (request := self.request(which, connected=True)) is not None:
+            request.reply.set_result(echo(set(request.keys) - silent))
+
+    @rule(which=ANY, error=st.sampled_from([LOST, ZeroDivisionError(), asyncio.CancelledError()]))
+    def reply_is_lost(self, which: int, error: BaseException) -> None:
+        if (request := self.request(which, connected=True)) is not None:
+            self.fail(request.reply, error)
+
+    @rule(which=ANY)
+    def divide(self, which: int) -> None:
+        if (request := self.request(which, connected=True)) is not None:
+            request.reply.set_exception(Divide())
+
+    @rule(cancel_tasks=st.booleans())
+    def close(self, cancel_tasks: bool) -> None:
+        departing = [exchange for exchange in self.room.exchanges if exchange.departed_at is None]
+        self.room.batcher.close()
+        assert not self.waiting(), "everybody is told at once"
+        self.never += [(exchange, "") for exchange in departing]
+        for task in list(self.room.tasks) if cancel_tasks else []:
+            task.cancel()
+
+    @staticmethod
+    def fail(future: asyncio.Future[Any], error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            future.cancel()
+        else:
+            future.set_exception(error)
+
+    # what always holds
+
+    @invariant()
+    def nobody_is_told_twice(self) -> None:
+        for caller in self.callers:
+            assert len(caller.deliveries) + (caller.left is not None) <= 1
+
+    @invariant()
+    def what_is_delivered_was_asked_for(self) -> None:
+        for caller in self.callers:
+            for delivery in caller.deliveries:
+                if delivery.exchange.departed_at is not None:
+                    assert caller in self.carried[delivery.exchange]
+                if delivery.value is not None:
+                    assert delivery.value == f"{caller.key}!"
+                    assert delivery.reached is Wire.ANSWERED
+
+    @invariant()
+    def not_sent_stays_not_sent(self) -> None:
+        for exchange, _ in self.never:
+            assert exchange.departed_at is None
+
+    @invariant()
+    def equal_keys_share_one_slot(self) -> None:
+        slots = {caller.ticket._slot for caller in self.waiting()}
+        if not self.join_departed:  # a read under way, or divided, is not shared with newcomers
+            slots = {slot for slot in slots if slot.batch is None and not slot.divided}
+        assert len(slots) == len({slot.key for slot in slots})
+
+    @invariant()
+    def keys_are_counted_once(self) -> None:
+        slots = {caller.ticket._slot for caller in self.waiting()}
+        carried = {slot.key for slot in slots if slot.batch is not None}
+        assert self.room.batcher.waiting == sum(slot.batch is None for slot in slots)
+        assert self.room.batcher.under_way >= len(carried)
+
+    @invariant()
+    def only_the_scripted_bugs_crash(self) -> None:
+        assert {type(crash) for crash in self.room.crashes} <= {ZeroDivisionError}
+
+    def teardown(self) -> None:
+        for _ in range(200):
+            while (admission := self.pending(0)) is not None:
+                admission.passed.set_result(None)
+            while (request := self.request(0, connected=False)) is not None:
+                request.connected.set_result(None)
+            while (request := self.request(0, connected=True)) is not None:
+                request.reply.set_result(echo(request.keys))
+            if not self.room.tasks:
+                break
+            self.tick()
+        try:
+            assert not self.waiting(), "nobody waits for ever"
+            self.nobody_is_told_twice()
+            self.what_is_delivered_was_asked_for()
+            self.not_sent_stays_not_sent()
+            self.only_the_scripted_bugs_crash()
+            self.room.assert_idle()
+        finally:
+            self.loop.close()
+
+
+class Readers(Crowd):
+    """The same crowd where a newcomer never shares what is under way."""
+
+    join_departed = False
+
+
+QUICK = settings(max_examples=40, stateful_step_count=30)
+
+
+@pytest.mark.parametrize("crowd", [Crowd, Readers])
+def test_everybody_is_served_exactly_once_or_gone(crowd: type[Crowd]) -> None:
+    """Whatever happens, every ticket is delivered to once or left, and nothing leaves that nobody wants."""
+    run_state_machine_as_test(crowd, settings=QUICK)
