@@ -901,6 +901,31 @@ async def test_closing_an_idle_room_does_nothing(room: Room) -> None:
     assert not room.exchanges
 
 
+@pytest.mark.parametrize("lane", Lane)
+async def test_whoever_comes_after_the_closing_is_told_at_once(room: Room, lane: Lane) -> None:
+    """Nothing waits and nothing is sent any more: a newcomer's failure is delivered while it joins."""
+    room.admits_at_once = room.answers_at_once = True
+    room.batcher.close()
+    (caller,) = room.want("a", lane=lane)
+    assert_cut_off(caller, Wire.NOT_SENT)
+    assert not caller.ticket.taken
+    assert not room.tasks
+    await turns()
+    assert not room.requests
+
+
+async def test_whoever_comes_back_during_the_closing_is_told_at_once(room: Room) -> None:
+    """A delivery of the closing that makes its caller join again does not keep the room open."""
+    again = Caller("a")
+
+    def deliver(delivery: Delivery[str]) -> None:
+        again.ticket = room.batcher.join("a", Lane.CANCEL, again.deliveries.append)
+
+    room.batcher.join("a", Lane.CANCEL, deliver)
+    room.batcher.close()
+    assert_cut_off(again, Wire.NOT_SENT)
+
+
 @pytest.mark.parametrize("settled", [False, True])
 async def test_closing_fails_those_who_wait_at_once(room: Room, settled: bool) -> None:
     """Whoever waits for a permit is told in the same tick, even if the wait never began."""
@@ -1020,6 +1045,7 @@ class Crowd(RuleBasedStateMachine):
         self.taken: dict[Exchange, set[Caller]] = {}
         """Callers that waited at the moment in which each request took its keys."""
         self.never: list[tuple[Exchange, str]] = []
+        self.closed = False
 
     # what happens inside, observed
 
@@ -1056,6 +1082,7 @@ class Crowd(RuleBasedStateMachine):
     @rule(key=KEYS, lane=st.sampled_from(Lane), ticks=st.integers(0, 2))
     def join(self, key: str, lane: Lane, ticks: int) -> None:
         (caller,) = self.room.want(key, lane=lane)
+        assert not (self.closed and caller.waits), "a newcomer is told at once, too"
         if (shared := carrier(caller)) is not None:
             assert self.join_departed
             assert any(other.key == key and carrier(other) is shared for other in self.waiting())
@@ -1141,10 +1168,12 @@ class Crowd(RuleBasedStateMachine):
         if (request := self.request(which, connected=True)) is not None:
             request.reply.set_exception(Divide())
 
+    @precondition(lambda self: len(self.callers) > 6)
     @rule(cancel_tasks=st.booleans())
     def close(self, cancel_tasks: bool) -> None:
         departing = [exchange for exchange in self.room.exchanges if exchange.departed_at is None]
         self.room.batcher.close()
+        self.closed = True
         assert not self.waiting(), "everybody is told at once"
         self.never += [(exchange, "") for exchange in departing]
         for task in list(self.room.tasks) if cancel_tasks else []:

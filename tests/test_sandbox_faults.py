@@ -26,6 +26,7 @@ from tronsave_async.sandbox import (
     Reply,
     RequestLog,
     SlidingWindow,
+    _retyped,
     drop_after,
     drop_before,
     empty_body,
@@ -40,7 +41,6 @@ from tronsave_async.sandbox import (
     peak_in_window,
     rate_limited,
     replaced,
-    retyped,
     server_error,
     skewed_clock,
     truncated,
@@ -218,7 +218,7 @@ def test_retry_after_is_seconds_a_date_or_any_text(
 def test_retyped_keeps_the_shape() -> None:
     """Every leaf of a reply changes its type, every object and array stays what it was."""
     value = {"a": ["x", 1, None], "b": {"c": True}}
-    assert retyped(value) == {"a": [1, "1", "None"], "b": {"c": "True"}}
+    assert _retyped(value) == {"a": [1, "1", "None"], "b": {"c": "True"}}
 
 
 # --- the script -----------------------------------------------------------------------------------

@@ -254,7 +254,7 @@ def rate_limited(
             is, or None for no header.
         times: How many requests.
     """
-    headers = {} if retry_after is None else {"Retry-After": retry_after_text(retry_after)}
+    headers = {} if retry_after is None else {"Retry-After": _retry_after_text(retry_after)}
     return replaced(endpoint, status=429, headers=headers, times=times)
 
 
@@ -310,12 +310,12 @@ def huge_body(
     return replaced(endpoint, status=200, body=body, times=times, processed=processed)
 
 
-def retyped(value: Any) -> Any:
+def _retyped(value: Any) -> Any:
     """Return a JSON value of the same shape whose texts, numbers and truths are of other types."""
     if isinstance(value, dict):
-        return {name: retyped(item) for name, item in value.items()}
+        return {name: _retyped(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [retyped(item) for item in value]
+        return [_retyped(item) for item in value]
     return len(value) if isinstance(value, str) else str(value)
 
 
@@ -324,7 +324,7 @@ def http_date(moment: datetime) -> str:
     return format_datetime(moment.astimezone(UTC), usegmt=True)
 
 
-def retry_after_text(value: float | datetime | str) -> str:
+def _retry_after_text(value: float | datetime | str) -> str:
     """Return the text of a Retry-After header."""
     if isinstance(value, datetime):
         return http_date(value)
@@ -551,7 +551,7 @@ class RequestLog(Sequence[RecordedRequest]):
         return max((peak_in_window(times, per) for times in arrivals.values()), default=0)
 
 
-def decoded(raw: bytes) -> Any:
+def _decoded(raw: bytes) -> Any:
     """Return a body decoded as JSON, or None."""
     try:
         return msgspec.json.decode(raw)
@@ -559,7 +559,7 @@ def decoded(raw: bytes) -> Any:
         return None
 
 
-def masked(headers: Mapping[str, str], credentials: frozenset[str]) -> dict[str, str]:
+def _masked(headers: Mapping[str, str], credentials: frozenset[str]) -> dict[str, str]:
     """Return headers with the values of the named ones hidden."""
     hidden = credentials | CREDENTIAL_HEADERS
     return {name: MASK if name in hidden else value for name, value in headers.items()}
@@ -634,7 +634,7 @@ class HttpVendor(Protocol):
         """Return the body with which the vendor answers an error of this HTTP status."""
 
 
-class ClientConnections(web.Server):
+class _ClientConnections(web.Server):
     """
     aiohttp's server, which counts its connections, and tells its handler when one is gone.
 
@@ -689,7 +689,7 @@ class ClientConnections(web.Server):
         task = asyncio.current_task()
         # aiohttp hands over what it has read even after the connection is gone.
         if self._closed or connection is None or task is None:
-            return nothing()
+            return _nothing()
         self._serving.add(task)
         try:
             return await self._serve(request, connection[1])
@@ -731,7 +731,7 @@ class LoopbackServer:
         self._ssl_context = ssl_context
         self._keepalive = keepalive
         self._listener: asyncio.Server | None = None
-        self._connections: ClientConnections | None = None
+        self._connections: _ClientConnections | None = None
         self._accepted_before = 0
         self._port = 0
 
@@ -756,7 +756,7 @@ class LoopbackServer:
         """
         if self._listener is not None:
             raise RuntimeError("the sandbox is already running")
-        self._connections = ClientConnections(
+        self._connections = _ClientConnections(
             self._answer,
             access_log=None,
             keepalive_timeout=self._keepalive,
@@ -783,7 +783,7 @@ class LoopbackServer:
         except web.HTTPRequestEntityTooLarge:
             raw = None
         except (ConnectionError, web.RequestPayloadError):
-            return nothing()  # half a request never reached the vendor
+            return _nothing()  # half a request never reached the vendor
         await self._travel()
         arrival = self._arrive(request, raw)
         decision = self._vendor.decide(arrival)
@@ -796,7 +796,7 @@ class LoopbackServer:
         )
         await self._travel()
         if fault is not None and await self._withheld(request, fault, gone):
-            return nothing()
+            return _nothing()
         return await self._send(request, arrival.number, decision, gone)
 
     def _arrive(self, request: web.BaseRequest, raw: bytes | None) -> HttpRequest:
@@ -822,8 +822,8 @@ class LoopbackServer:
             arrived=arrival.arrived,
             received_at=self._now(),
             raw=raw or b"",
-            body=decoded(raw or b""),
-            headers=masked(headers, self._vendor.credentials),
+            body=_decoded(raw or b""),
+            headers=_masked(headers, self._vendor.credentials),
         )
         self.log.append(entry)
         return arrival
@@ -835,11 +835,11 @@ class LoopbackServer:
     async def _withheld(self, request: web.BaseRequest, fault: Fault, gone: asyncio.Event) -> bool:
         """Play the part of a fault that comes before the first byte; say if that was all."""
         if fault.delay:
-            await gone_within(gone, fault.delay)
+            await _gone_within(gone, fault.delay)
         if fault.reply is Reply.HANG:
             await gone.wait()
         if fault.reply is Reply.DROP:
-            await cut(request, gone, reset=fault.reset)
+            await _cut(request, gone, reset=fault.reset)
         return gone.is_set()
 
     async def _send(
@@ -852,8 +852,8 @@ class LoopbackServer:
         self.log.note(number, status=None if gone.is_set() else reply.status)
         if fault is not None and fault.reply is Reply.TRUNCATED:
             await self._send_half(request, reply, headers)
-            await cut(request, gone, reset=fault.reset)
-            return nothing()
+            await _cut(request, gone, reset=fault.reset)
+            return _nothing()
         return web.Response(status=reply.status, headers=headers, body=reply.body)
 
     def _reply(self, decision: Decision) -> HttpReply:
@@ -864,7 +864,7 @@ class LoopbackServer:
             return HttpReply(status=fault.status, headers=fault.headers, body=body)
         assert reply is not None, "a simulator answers whatever it processes"
         if fault is not None and fault.reply is Reply.RETYPED:
-            body = msgspec.json.encode(retyped(msgspec.json.decode(reply.body)))
+            body = msgspec.json.encode(_retyped(msgspec.json.decode(reply.body)))
             return msgspec.structs.replace(reply, body=body)
         return reply
 
@@ -885,12 +885,12 @@ class LoopbackServer:
             pass  # the client went first
 
 
-def nothing() -> web.StreamResponse:
+def _nothing() -> web.StreamResponse:
     """Return what aiohttp asks a handler for when the connection is gone: it is not sent."""
     return web.Response()
 
 
-async def gone_within(gone: asyncio.Event, delay: float) -> None:
+async def _gone_within(gone: asyncio.Event, delay: float) -> None:
     """Wait for `delay` seconds, or until the connection is gone."""
     try:
         async with asyncio.timeout(delay):
@@ -899,7 +899,7 @@ async def gone_within(gone: asyncio.Event, delay: float) -> None:
         pass
 
 
-async def cut(request: web.BaseRequest, gone: asyncio.Event, *, reset: bool) -> None:
+async def _cut(request: web.BaseRequest, gone: asyncio.Event, *, reset: bool) -> None:
     """Close the connection under a request, with FIN (after what is still to be sent) or RST."""
     transport = request.transport
     if transport is not None and reset:

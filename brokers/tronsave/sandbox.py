@@ -166,7 +166,7 @@ class SandboxOrder(msgspec.Struct, frozen=True, kw_only=True):
         return self.moved(state, at, repaid=amount, repaid_at=at)
 
 
-class ObjectIds:
+class _ObjectIds:
     """Object ids: 4 bytes of creation time in seconds, 5 random bytes, a counter of 3 bytes."""
 
     def __init__(self, seed: int) -> None:
@@ -180,7 +180,7 @@ class ObjectIds:
         return f"{int(at.timestamp()):08x}{self._machine}{self._counter:06x}"
 
 
-class OrderBook(Mapping[str, SandboxOrder]):
+class _OrderBook(Mapping[str, SandboxOrder]):
     """
     The vendor's orders and the buyer's balance: every change of either is made here.
 
@@ -476,7 +476,7 @@ class TronSaveRules(msgspec.Struct, frozen=True, kw_only=True):
 # --- error replies --------------------------------------------------------------------------------
 
 
-class Refusal(Exception):
+class _Refusal(Exception):
     """A request is answered with an error; nothing was done."""
 
     def __init__(
@@ -489,37 +489,37 @@ class Refusal(Exception):
 RATE_LIMIT_REACHED = {"error": True, "message": "Rate limit reached"}
 
 
-def unauthorized(code: str) -> Refusal:
+def _unauthorized(code: str) -> _Refusal:
     """Return the error of a missing or invalid key: v0 has no `data` in it."""
-    return Refusal(401, {"error": True, "message": code})
+    return _Refusal(401, {"error": True, "message": code})
 
 
-def business(message: str) -> Refusal:
+def _business(message: str) -> _Refusal:
     """Return the error of a business rule."""
-    return Refusal(400, {"error": True, "message": message, "data": None})
+    return _Refusal(400, {"error": True, "message": message, "data": None})
 
 
-def validation(message: str) -> Refusal:
+def _validation(message: str) -> _Refusal:
     """Return Fastify's error for a request that does not fit the schema."""
-    return fastify(400, "FST_ERR_VALIDATION", "Bad Request", message)
+    return _fastify(400, "FST_ERR_VALIDATION", "Bad Request", message)
 
 
-def fastify(status: int, code: str, error: str, message: str) -> Refusal:
+def _fastify(status: int, code: str, error: str, message: str) -> _Refusal:
     """Return an error of the web framework."""
     body = {"statusCode": status, "code": code, "error": error, "message": message}
-    return Refusal(status, body)
+    return _Refusal(status, body)
 
 
-def no_route(request: HttpRequest) -> Refusal:
+def _no_route(request: HttpRequest) -> _Refusal:
     """Return the error of a path or method that does not exist."""
     message = f"Route {request.method}:{request.target} not found"
-    return Refusal(404, {"message": message, "error": "Not Found", "statusCode": 404})
+    return _Refusal(404, {"message": message, "error": "Not Found", "statusCode": 404})
 
 
 # --- reading a request ----------------------------------------------------------------------------
 
 
-def json_object(request: HttpRequest) -> dict[str, Any]:
+def _json_object(request: HttpRequest) -> dict[str, Any]:
     """
     Return the body of a POST, as the web framework reads it.
 
@@ -528,16 +528,16 @@ def json_object(request: HttpRequest) -> dict[str, Any]:
             object.
     """
     if request.raw is None:
-        raise fastify(
+        raise _fastify(
             413, "FST_ERR_CTP_BODY_TOO_LARGE", "Payload Too Large", "Request body is too large"
         )
     content_type = request.headers.get("content-type", "")
     essence = content_type.partition(";")[0].strip().lower()
     if essence == "application/json":
-        return json_body(request.raw)
+        return _json_body(request.raw)
     if essence == "text/plain" or not (essence or request.raw):
-        raise validation("body must be object")
-    raise fastify(
+        raise _validation("body must be object")
+    raise _fastify(
         415,
         "FST_ERR_CTP_INVALID_MEDIA_TYPE",
         "Unsupported Media Type",
@@ -545,10 +545,10 @@ def json_object(request: HttpRequest) -> dict[str, Any]:
     )
 
 
-def json_body(raw: bytes) -> dict[str, Any]:
+def _json_body(raw: bytes) -> dict[str, Any]:
     """Return a JSON body that is an object."""
     if not raw:
-        raise fastify(
+        raise _fastify(
             400,
             "FST_ERR_CTP_EMPTY_JSON_BODY",
             "Bad Request",
@@ -557,62 +557,62 @@ def json_body(raw: bytes) -> dict[str, Any]:
     try:
         body = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise fastify(
+        raise _fastify(
             400,
             "FST_ERR_CTP_INVALID_JSON_BODY",
             "Bad Request",
             "Body is not valid JSON but content-type is set to 'application/json'",
         ) from None
     if not isinstance(body, dict):
-        raise validation("body must be object")
+        raise _validation("body must be object")
     return body
 
 
-def demand(body: Mapping[str, Any], names: Sequence[str]) -> None:
+def _demand(body: Mapping[str, Any], names: Sequence[str]) -> None:
     """Raise for the first of the named properties that is missing."""
     for name in names:
         if name not in body:
-            raise validation(f"body must have required property '{name}'")
+            raise _validation(f"body must have required property '{name}'")
 
 
-def integer(body: Mapping[str, Any], name: str, default: int, minimum: int = 1) -> int:
+def _integer(body: Mapping[str, Any], name: str, default: int, minimum: int = 1) -> int:
     """Return a body's integer; the default, if it is missing."""
     value = body.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise validation(f"body/{name} must be integer")
+        raise _validation(f"body/{name} must be integer")
     if value < minimum:
-        raise validation(f"body/{name} must be >= {minimum}")
+        raise _validation(f"body/{name} must be >= {minimum}")
     return value
 
 
-def strings(body: Mapping[str, Any], name: str, *, least: int, most: int | None) -> list[str]:
+def _strings(body: Mapping[str, Any], name: str, *, least: int, most: int | None) -> list[str]:
     """Return a body's array of strings."""
     value = body[name]
     if not isinstance(value, list):
-        raise validation(f"body/{name} must be array")
+        raise _validation(f"body/{name} must be array")
     if len(value) < least:
-        raise validation(f"body/{name} must NOT have fewer than {least} items")
+        raise _validation(f"body/{name} must NOT have fewer than {least} items")
     if most is not None and len(value) > most:
-        raise validation(f"body/{name} must NOT have more than {most} items")
+        raise _validation(f"body/{name} must NOT have more than {most} items")
     for index, item in enumerate(value):
         if not isinstance(item, str):
-            raise validation(f"body/{name}/{index} must be string")
+            raise _validation(f"body/{name}/{index} must be string")
     return value
 
 
-def from_query(query: Mapping[str, str], name: str) -> int | None:
+def _from_query(query: Mapping[str, str], name: str) -> int | None:
     """Return a query's number, not below zero; None, if it is missing."""
     text = query.get(name)
     if text is None:
         return None
     if not text.removeprefix("-").isascii() or not text.removeprefix("-").isdigit():
-        raise validation(f"querystring/{name} must be integer")
+        raise _validation(f"querystring/{name} must be integer")
     if text.startswith("-"):
-        raise validation(f"querystring/{name} must be >= 0")
+        raise _validation(f"querystring/{name} must be >= 0")
     return int(text)
 
 
-def is_object_id(text: str) -> bool:
+def _is_object_id(text: str) -> bool:
     """Return whether a text is 24 hexadecimal digits."""
     return len(text) == 24 and all(digit in "0123456789abcdefABCDEF" for digit in text)
 
@@ -632,7 +632,7 @@ MATCHED_FIELDS = (
 REPAID_FIELDS = ("paid_amount_actual", "repay_amount", "repay_at", "repay_by", "repay_txid")
 
 
-def history_row(order: SandboxOrder, rules: TronSaveRules) -> dict[str, Any]:
+def _history_row(order: SandboxOrder, rules: TronSaveRules) -> dict[str, Any]:
     """Return an order as the history shows it."""
     row: dict[str, Any] = {
         "_id": order.id,
@@ -649,54 +649,54 @@ def history_row(order: SandboxOrder, rules: TronSaveRules) -> dict[str, Any]:
         "is_matched": order.matched_at is not None,
         "charge_duration_sec": order.duration_sec,
         "scan_times": 1,
-        "created_at": iso(order.created_at),
-        "update_at": iso(order.updated_at),
+        "created_at": _iso(order.created_at),
+        "update_at": _iso(order.updated_at),
     }
     if rules.history_nulls:
         row |= dict.fromkeys((*MATCHED_FIELDS, *REPAID_FIELDS))
     if order.matched_at is not None:
-        row |= matched_part(order, order.matched_at)
+        row |= _matched_part(order, order.matched_at)
     if order.repaid_at is not None:
-        row |= repaid_part(order, order.repaid_at, rules)
+        row |= _repaid_part(order, order.repaid_at, rules)
     return row
 
 
-def matched_part(order: SandboxOrder, at: datetime) -> dict[str, Any]:
+def _matched_part(order: SandboxOrder, at: datetime) -> dict[str, Any]:
     """Return what a history row has once its order is matched."""
     return {
         "delegate_amount_in_sun": order.amount * SUN_PER_ENERGY,
-        "delegate_at": iso(at),
+        "delegate_at": _iso(at),
         "delegate_txid": hashlib.sha256(order.id.encode()).hexdigest(),
         "delegator": "TQBV7xU489Rq8ZCsYi72zBhJMdr2222222",
-        "expire_delegate_at": iso(at + timedelta(seconds=order.duration_sec)),
-        "matched_resource_order_id": related_id(order, "matched"),
-        "resource_order_request_id": related_id(order, "request"),
+        "expire_delegate_at": _iso(at + timedelta(seconds=order.duration_sec)),
+        "matched_resource_order_id": _related_id(order, "matched"),
+        "resource_order_request_id": _related_id(order, "request"),
         "paid_amount_actual": order.paid,
     }
 
 
-def repaid_part(order: SandboxOrder, at: datetime, rules: TronSaveRules) -> dict[str, Any]:
+def _repaid_part(order: SandboxOrder, at: datetime, rules: TronSaveRules) -> dict[str, Any]:
     """Return what a history row has once money was paid back."""
     return {
         "paid_amount_actual": order.paid,
         "repay_amount": order.repaid,
-        "repay_at": iso(at),
+        "repay_at": _iso(at),
         "repay_by": rules.repay_words.get(order.state),
-        "repay_txid": related_id(order, "repay"),
+        "repay_txid": _related_id(order, "repay"),
     }
 
 
-def related_id(order: SandboxOrder, role: str) -> str:
+def _related_id(order: SandboxOrder, role: str) -> str:
     """Return the id of something that belongs to an order: always the same one."""
     return order.id[:8] + hashlib.sha256(f"{role}{order.id}".encode()).hexdigest()[:16]
 
 
-def iso(moment: datetime) -> str:
+def _iso(moment: datetime) -> str:
     """Return a time as the history writes it: milliseconds, Z."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def milliseconds(moment: datetime) -> int:
+def _milliseconds(moment: datetime) -> int:
     """Return a time in whole milliseconds since 1970."""
     return (moment - EPOCH) // timedelta(milliseconds=1)
 
@@ -704,7 +704,7 @@ def milliseconds(moment: datetime) -> int:
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def wall_clock() -> datetime:
+def _wall_clock() -> datetime:
     """Return the time of this machine."""
     return datetime.now(UTC)
 
@@ -762,7 +762,7 @@ class TronSaveSandbox:
         match_at_once: bool = False,
         keep_deadlines: bool = True,
         rules: TronSaveRules | None = None,
-        now: Callable[[], datetime] = wall_clock,
+        now: Callable[[], datetime] = _wall_clock,
         ssl_context: ssl.SSLContext | None = None,
         keepalive: float = 75.0,
     ) -> None:
@@ -778,9 +778,9 @@ class TronSaveSandbox:
         self._meters: dict[tuple[str, str], SlidingWindow] = {}
         self._match_at_once = match_at_once
         self._now = now
-        self._ids = ObjectIds(seed)
+        self._ids = _ObjectIds(seed)
         self._random = random.Random(seed)
-        self._book = OrderBook(balance=balance, now=now, expire=keep_deadlines)
+        self._book = _OrderBook(balance=balance, now=now, expire=keep_deadlines)
         self._server = LoopbackServer(
             self,
             now=now,
@@ -889,7 +889,7 @@ class TronSaveSandbox:
             The order's id.
         """
         at = created_at or self._now()
-        terms = Terms(
+        terms = _Terms(
             amount=amount,
             duration_sec=duration_sec,
             deadline=deadline,
@@ -935,17 +935,17 @@ class TronSaveSandbox:
         """Carry a request out, and say how it is answered."""
         try:
             endpoint, caller = self._admit(request)
-        except Refusal as refusal:
+        except _Refusal as refusal:
             key = request.headers.get("apikey", "")
             return Decision(reply=refusal.reply, caller=self._callers.get(key))
         fault = self.faults.take(endpoint)
-        if not is_scripted_429(fault) or self.rules.rejected_count:
+        if not _is_scripted_429(fault) or self.rules.rejected_count:
             self._meter(caller, endpoint).count(request.arrived)
         if fault is not None and fault.processing is Processing.SKIPPED:
             return Decision(fault=fault, caller=caller)
         try:
             body = self._process(endpoint, request, fault)
-        except Refusal as refusal:
+        except _Refusal as refusal:
             return Decision(reply=refusal.reply, fault=fault, caller=caller)
         reply = HttpReply(status=200, body=msgspec.json.encode(body))
         return Decision(reply=reply, fault=fault, caller=caller, processed=True)
@@ -953,7 +953,7 @@ class TronSaveSandbox:
     def _admit(self, request: HttpRequest) -> tuple[str, str]:
         """Return endpoint and caller of a request that may be processed."""
         if request.endpoint is None:
-            raise no_route(request)
+            raise _no_route(request)
         caller = self._authenticate(request, request.endpoint)
         meter = self._meter(caller, request.endpoint)
         if not meter.admits(request.arrived):
@@ -967,9 +967,9 @@ class TronSaveSandbox:
     def _authenticate(self, request: HttpRequest, endpoint: str) -> str:
         key = request.headers.get("apikey")
         if key is None and endpoint not in self.rules.missing_key_is_invalid:
-            raise unauthorized("TSAS:106 API_KEY_REQUIRED")
+            raise _unauthorized("TSAS:106 API_KEY_REQUIRED")
         if key is None or key not in self._callers:
-            raise unauthorized("TSAS:107 INVALID_API_KEY")
+            raise _unauthorized("TSAS:107 INVALID_API_KEY")
         return self._callers[key]
 
     def _meter(self, caller: str, endpoint: str) -> SlidingWindow:
@@ -983,7 +983,7 @@ class TronSaveSandbox:
             meter = self._meters[scope] = SlidingWindow(*self._limit)
         return meter
 
-    def _too_many(self, meter: SlidingWindow, now: float) -> Refusal:
+    def _too_many(self, meter: SlidingWindow, now: float) -> _Refusal:
         headers = {}
         seconds = max(1, math.ceil(meter.free_at() - now))
         if self.rules.retry_after is RetryAfter.SECONDS:
@@ -991,13 +991,13 @@ class TronSaveSandbox:
         elif self.rules.retry_after is RetryAfter.DATE:
             # An HTTP date has whole seconds: one more, so that it is not before the window's end.
             headers["Retry-After"] = http_date(self._now() + timedelta(seconds=seconds + 1))
-        return Refusal(429, RATE_LIMIT_REACHED, headers)
+        return _Refusal(429, RATE_LIMIT_REACHED, headers)
 
     def _process(self, endpoint: str, request: HttpRequest, fault: Fault | None) -> dict[str, Any]:
         at = self._now() + timedelta(seconds=fault.clock_offset if fault else 0.0)
         if endpoint == "history":
             return self._history(request.query, at)
-        body = json_object(request)
+        body = _json_object(request)
         if endpoint == "estimate":
             return self._estimate(body)
         if endpoint == "create":
@@ -1014,18 +1014,18 @@ class TronSaveSandbox:
 
     def _estimate(self, body: Mapping[str, Any]) -> dict[str, Any]:
         names = ("receiver_count", "amount", "max_price_accept", "resource_type", "duration_sec")
-        demand(body, [name for name in names if name not in self.rules.optional_fields])
+        _demand(body, [name for name in names if name not in self.rules.optional_fields])
         # The table says String, the example and the error text a number: both are taken.
         count = body.get("receiver_count", 1)
         if isinstance(count, str) and count.isdecimal():
             body = {**body, "receiver_count": int(count)}
-        count = integer(body, "receiver_count", 1)
+        count = _integer(body, "receiver_count", 1)
         terms = self._terms(body)
         if body.get("resource_type", "ENERGY") != "ENERGY":
-            raise validation("body/resource_type must be equal to one of the allowed values")
+            raise _validation("body/resource_type must be equal to one of the allowed values")
         charge = count * terms.amount * self.price
         if self.rules.estimate_checks_balance and charge > self.balance:
-            raise business("TSAS:xxx INTERNAL_BALANCE_ACCOUNT_TOO_LOW")
+            raise _business("TSAS:xxx INTERNAL_BALANCE_ACCOUNT_TOO_LOW")
         providable = self.capacity // terms.amount
         reply: dict[str, Any] = {
             "charge_amount": charge,
@@ -1042,17 +1042,17 @@ class TronSaveSandbox:
     def _create(self, body: Mapping[str, Any], at: datetime) -> dict[str, Any]:
         names = ("max_price_accept", "amount", "duration_sec", "deadline")
         needed = [name for name in names if name not in self.rules.optional_fields]
-        demand(body, [*needed, "receivers"])
+        _demand(body, [*needed, "receivers"])
         terms = self._terms(body)
-        receivers = strings(body, "receivers", least=1, most=self.rules.max_receivers)
+        receivers = _strings(body, "receivers", least=1, most=self.rules.max_receivers)
         if self.price >= terms.max_price_accept:
             if self.rules.price_too_high is PriceTooHigh.ERROR:
-                raise business("TSAS:xxx PRICE_EXCEED_MAX_PRICE_REQUIRED")
+                raise _business("TSAS:xxx PRICE_EXCEED_MAX_PRICE_REQUIRED")
             if self.rules.price_too_high is PriceTooHigh.EMPTY:
                 return {"order_ids": []}
         affordable = self.balance // terms.charge
         if affordable < (1 if self.rules.partial_creation else len(receivers)):
-            raise business("TSAS:xxx INTERNAL_BALANCE_ACCOUNT_TOO_LOW")
+            raise _business("TSAS:xxx INTERNAL_BALANCE_ACCOUNT_TOO_LOW")
         request_id = self._ids.next(at)
         ids = []
         for receiver in receivers[:affordable]:
@@ -1086,7 +1086,7 @@ class TronSaveSandbox:
             again = self.rules.cancel_again_succeeds and order.state is OrderState.CANCELED
             success = self._book.cancel(order_id, at) or again
             reason = None if success else self.rules.cancel_reasons.get(order.state)
-            items.append(result(order_id, success, reason))
+            items.append(_result(order_id, success, reason))
         return {"cancel_results": self._shuffled(items)}
 
     def _confirm(self, ids: list[str], at: datetime) -> dict[str, Any]:
@@ -1099,34 +1099,34 @@ class TronSaveSandbox:
                 continue
             success = self._book.confirm(order_id, at, self.rules.confirm_refund_percent)
             reason = None if success else self.rules.confirm_reasons.get(order.state)
-            items.append(result(order_id, success, reason))
+            items.append(_result(order_id, success, reason))
         return {"confirmation_results": self._shuffled(items)}
 
     def _history(self, query: Mapping[str, str], at: datetime) -> dict[str, Any]:
-        page = from_query(query, "page") or 0
-        size = self._page_size(from_query(query, "pageSize"))
-        start, end = from_query(query, "from"), from_query(query, "to")
+        page = _from_query(query, "page") or 0
+        size = self._page_size(_from_query(query, "pageSize"))
+        start, end = _from_query(query, "from"), _from_query(query, "to")
         listed = [
             order
             for order in self._book.newest_first(at)
             if order.state in self.rules.history_lists and self._within(order, start, end)
         ]
         rows = listed[page * size : (page + 1) * size]
-        results = [history_row(order, self.rules) for order in rows]
+        results = [_history_row(order, self.rules) for order in rows]
         return {"total": len(listed), "results": results}
 
     # Parts of the calls.
 
-    def _terms(self, body: Mapping[str, Any]) -> Terms:
-        return Terms(
-            amount=integer(body, "amount", 65_000),
-            duration_sec=integer(body, "duration_sec", 900),
-            deadline=integer(body, "deadline", 300),
-            max_price_accept=integer(body, "max_price_accept", 1 << 31),
+    def _terms(self, body: Mapping[str, Any]) -> _Terms:
+        return _Terms(
+            amount=_integer(body, "amount", 65_000),
+            duration_sec=_integer(body, "duration_sec", 900),
+            deadline=_integer(body, "deadline", 300),
+            max_price_accept=_integer(body, "max_price_accept", 1 << 31),
             unit_price=self.price,
         )
 
-    def _place(self, receiver: str, terms: Terms, request_id: str, at: datetime) -> str:
+    def _place(self, receiver: str, terms: _Terms, request_id: str, at: datetime) -> str:
         order = SandboxOrder(
             id=self._ids.next(at),
             request_id=request_id,
@@ -1151,20 +1151,20 @@ class TronSaveSandbox:
         return ids
 
     def _order_ids(self, body: Mapping[str, Any]) -> list[str]:
-        demand(body, ["order_ids"])
+        _demand(body, ["order_ids"])
         least = 1 if self.rules.empty_ids_rejected else 0
-        ids = strings(body, "order_ids", least=least, most=self.rules.max_ids)
+        ids = _strings(body, "order_ids", least=least, most=self.rules.max_ids)
         if self.rules.odd_ids_rejected:
             for index, order_id in enumerate(ids):
-                if not is_object_id(order_id):
+                if not _is_object_id(order_id):
                     pattern = "^[0-9a-fA-F]{24}$"
-                    raise validation(f'body/order_ids/{index} must match pattern "{pattern}"')
+                    raise _validation(f'body/order_ids/{index} must match pattern "{pattern}"')
         return list(dict.fromkeys(ids)) if self.rules.duplicates_merged else ids
 
     def _refuse_unknown(self, ids: list[str], how: UnknownIds, at: datetime) -> None:
         """Refuse the whole request for one unknown id, where that is the rule."""
         if how is UnknownIds.REJECTED and any(self._book.look(i, at) is None for i in ids):
-            raise business("TSAS:408 INVALID_PARAMS Invalid orderId")
+            raise _business("TSAS:408 INVALID_PARAMS Invalid orderId")
 
     def _untracked(self, order_id: str) -> list[dict[str, Any]]:
         """Return the items of tracking about an unknown id: one or none."""
@@ -1178,8 +1178,8 @@ class TronSaveSandbox:
         if how is UnknownIds.OMITTED:
             return []
         if how is UnknownIds.NULL:
-            return [result(order_id, None, None)]
-        return [result(order_id, False, self.rules.unknown_reason)]
+            return [_result(order_id, None, None)]
+        return [_result(order_id, False, self.rules.unknown_reason)]
 
     def _shuffled(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if self.rules.results_shuffled:
@@ -1192,7 +1192,7 @@ class TronSaveSandbox:
         if cap is None or size <= cap:
             return size
         if self.rules.history_page_cap_rejects:
-            raise validation(f"querystring/pageSize must be <= {cap}")
+            raise _validation(f"querystring/pageSize must be <= {cap}")
         return cap
 
     def _within(self, order: SandboxOrder, start: int | None, end: int | None) -> bool:
@@ -1200,11 +1200,11 @@ class TronSaveSandbox:
         if self.rules.history_filter is HistoryFilter.IGNORED:
             return True
         by_update = self.rules.history_filter is HistoryFilter.UPDATED
-        time = milliseconds(order.updated_at if by_update else order.created_at)
+        time = _milliseconds(order.updated_at if by_update else order.created_at)
         return (start is None or start <= time) and (end is None or time <= end)
 
 
-class Terms(msgspec.Struct, frozen=True, kw_only=True):
+class _Terms(msgspec.Struct, frozen=True, kw_only=True):
     """What all orders of one create call have in common."""
 
     amount: int
@@ -1219,11 +1219,11 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         return self.amount * self.unit_price
 
 
-def result(order_id: str, success: bool | None, reason: str | None) -> dict[str, Any]:
+def _result(order_id: str, success: bool | None, reason: str | None) -> dict[str, Any]:
     """Return one item of a cancel's or a confirmation's results."""
     return {"order_id": order_id, "is_success": success, "fail_reason": reason}
 
 
-def is_scripted_429(fault: Fault | None) -> bool:
+def _is_scripted_429(fault: Fault | None) -> bool:
     """Return whether a fault is the meter's own answer, scripted."""
     return fault is not None and fault.processing is Processing.SKIPPED and fault.status == 429

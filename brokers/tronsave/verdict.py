@@ -4,9 +4,9 @@ Pages (docs.tronsave.io): developers/api-reference/fast-charge/{cancel-order,tra
 developers/errors-and-rate-limits. What they leave open is read the cautious way, and said so here:
 
 - 200 to a cancel says nothing by itself: the outcome is per order.
-- ``fail_reason`` is undocumented free text: it is quoted, and never interpreted. The same goes for an error's text: only
-  a failed validation (``FST_...``) leaves the orders as they are, and only "Invalid orderId" says that there is none;
-  after any other refusal the order is read back.
+- ``fail_reason`` is undocumented free text: it is quoted, and never interpreted. So is an error's text: only a failed
+  validation (``FST_...``) leaves the orders as they are, and only "Invalid orderId" says that there is none; after any
+  other refusal the order is read back.
 - An order that the reply does not mention, mentions twice in different ways, or reports as successful together with a
   reason to fail or in the middle of an error, may or may not have been canceled.
 - No word for canceled or expired is documented. The words "canceled" (in both spellings) and "expired" are taken to

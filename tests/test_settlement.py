@@ -1,0 +1,755 @@
+"""The settlement of one cancel: the decision table, and the truth against a model of the vendor."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tronsave_async.errors import (
+    AuthenticationRejected,
+    BadReply,
+    ConnectFailed,
+    ConnectionLost,
+    GatewayClosed,
+    GatewayError,
+    UsageError,
+)
+from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
+from tronsave_async.outcomes import (
+    AlreadyClosed,
+    Canceled,
+    CancelOutcome,
+    Evidence,
+    NotFound,
+    NotSent,
+    Refused,
+    Unknown,
+    Wire,
+)
+from tronsave_async.settlement import Case, Meaning, Step, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ORDER = OrderRef(id="673c17a3129f1881382e98e3")
+VENUE = "somewhere"
+LIMIT = 3
+STARTED, NOW = 100.0, 107.5
+
+AUTH = AuthenticationRejected(VENUE, "cancel", status=401, code="INVALID_API_KEY", number=107)
+LOST = ConnectionLost(VENUE, "cancel", "connection reset", wire=Wire.MAYBE_SENT)
+UNREADABLE = BadReply(VENUE, "cancel", "reply too large", wire=Wire.ANSWERED)
+NOT_CONNECTED = ConnectFailed(VENUE, "cancel", "connection refused", wire=Wire.NOT_SENT)
+SESSION_CLOSED = GatewayClosed(VENUE)
+
+
+def opened(*, doubt: bool = False, attempts: int = LIMIT, read_first: bool = True) -> Case:
+    """Return a new case."""
+    return Case(
+        ORDER, VENUE, started=STARTED, attempts=attempts, doubt=doubt, read_first=read_first
+    )
+
+
+Event = tuple[str, object]
+"""What happened to a case, in the words of `tell`."""
+
+
+def says(meaning: Meaning, state: OrderState = OrderState.CLOSED) -> Event:
+    """Return the event of a reply to the cancel."""
+    error = AUTH if meaning is Meaning.ACCOUNT else None
+    return "answered", Verdict(meaning=meaning, state=state, message=meaning.value, error=error)
+
+
+def reads(state: OrderState | None) -> Event:
+    """Return the event of a read-back; None where the vendor tells nothing about the order."""
+    return "read", state
+
+
+READ_FAILED: Event = ("read failed", "tracking timed out")
+
+
+def tell(case: Case, event: Event) -> Step:
+    """Tell a case what happened; return what it wants next."""
+    kind, what = event
+    match kind, what:
+        case "answered", Verdict():
+            return case.answered(what, NOW)
+        case "failed", ConnectFailed() | ConnectionLost() | BadReply():
+            return case.failed(what, NOW)
+        case "read", OrderState():
+            snapshot = OrderSnapshot(order=ORDER, venue=VENUE, state=what)
+            return case.read(snapshot, NOW)
+        case "read", None:
+            return case.read(None, NOW)
+        case "read failed", str():
+            return case.read_failed(what, NOW)
+        case "broken", GatewayError():
+            return case.broken(what, NOW)
+        case _:
+            raise AssertionError(event)
+
+
+def after(*events: Event, doubt: bool = False, attempts: int = LIMIT) -> tuple[Case, Step]:
+    """Return a case to which all this happened, and what it wants next."""
+    case, step = opened(doubt=doubt, attempts=attempts), Step.SEND
+    for event in events:
+        assert step is not Step.DONE, f"already settled before {event}"
+        step = tell(case, event)
+    return case, step
+
+
+CANCELED = says(Meaning.CANCELED)
+NOT_FOUND = says(Meaning.NOT_FOUND)
+REFUSED = says(Meaning.REFUSED)
+UNPROVED = says(Meaning.UNPROVED)
+AMBIGUOUS = says(Meaning.AMBIGUOUS)
+NOT_PROCESSED = says(Meaning.NOT_PROCESSED)
+ACCOUNT = says(Meaning.ACCOUNT)
+WAS_FILLED = says(Meaning.ALREADY_CLOSED, OrderState.FILLED)
+WAS_CANCELED = says(Meaning.ALREADY_CLOSED, OrderState.CANCELED)
+WAS_EXPIRED = says(Meaning.ALREADY_CLOSED, OrderState.EXPIRED)
+WAS_CLOSED = says(Meaning.ALREADY_CLOSED, OrderState.CLOSED)
+NO_REPLY: Event = ("failed", LOST)
+BAD_REPLY: Event = ("failed", UNREADABLE)
+NO_CONNECTION: Event = ("failed", NOT_CONNECTED)
+IMPOSSIBLE: Event = ("broken", SESSION_CLOSED)
+
+OPEN, PARTLY = OrderState.OPEN, OrderState.PARTIALLY_FILLED
+FILLED, DEAD, EXPIRED, CLOSED = (
+    OrderState.FILLED,
+    OrderState.CANCELED,
+    OrderState.EXPIRED,
+    OrderState.CLOSED,
+)
+
+# -- the decision table ----------------------------------------------------------------------------
+
+# What happened, whether an earlier call left doubt, and what the case wants next.
+NEXT_STEPS: list[tuple[list[Event], bool, Step]] = [
+    # an answer that proves nothing is followed by a look at the order
+    ([UNPROVED], False, Step.READ_BACK),
+    ([UNPROVED], True, Step.READ_BACK),
+    ([REFUSED], True, Step.READ_BACK),
+    ([NOT_FOUND], True, Step.READ_BACK),
+    ([WAS_CLOSED], False, Step.READ_BACK),
+    ([WAS_CLOSED], True, Step.READ_BACK),
+    ([WAS_CANCELED], True, Step.READ_BACK),
+    ([WAS_EXPIRED], True, Step.READ_BACK),
+    # a lost reply is followed by a pause and a look
+    ([AMBIGUOUS], False, Step.READ_BACK_AFTER_PAUSE),
+    ([NO_REPLY], False, Step.READ_BACK_AFTER_PAUSE),
+    ([BAD_REPLY], False, Step.READ_BACK_AFTER_PAUSE),
+    ([NO_REPLY, reads(OPEN), AMBIGUOUS], False, Step.READ_BACK_AFTER_PAUSE),
+    # what never arrived is sent again, and after the last attempt looked at where something did arrive
+    ([NO_CONNECTION], False, Step.SEND_AFTER_PAUSE),
+    ([NO_CONNECTION], True, Step.SEND_AFTER_PAUSE),
+    ([NO_CONNECTION] * 2, False, Step.SEND_AFTER_PAUSE),
+    ([NO_CONNECTION] * 3, True, Step.READ_BACK_AFTER_PAUSE),
+    ([NOT_PROCESSED, NO_CONNECTION, NO_CONNECTION], False, Step.READ_BACK_AFTER_PAUSE),
+    # what was not processed is sent again without a pause: the limiter's penalty is the pause
+    ([NOT_PROCESSED], False, Step.SEND),
+    ([NOT_PROCESSED] * 2, True, Step.SEND),
+    ([NOT_PROCESSED] * 3, False, Step.READ_BACK),
+    ([NOT_PROCESSED] * 3, True, Step.READ_BACK),
+    # in doubt, what does not read as closed is canceled again
+    ([NO_REPLY, reads(OPEN)], False, Step.SEND),
+    ([NO_REPLY, reads(PARTLY)], False, Step.SEND),
+    ([NO_REPLY, reads(None)], False, Step.SEND),
+    ([NO_REPLY, reads(OrderState.UNKNOWN)], False, Step.SEND),
+    ([NO_REPLY, READ_FAILED], False, Step.SEND_AFTER_PAUSE),
+    ([NO_REPLY, READ_FAILED, NO_REPLY, reads(OPEN)], False, Step.SEND),
+    # a read-back that failed is repeated where another cancel would be in vain
+    ([UNPROVED, READ_FAILED], False, Step.READ_BACK_AFTER_PAUSE),
+    ([UNPROVED, READ_FAILED, READ_FAILED], False, Step.READ_BACK_AFTER_PAUSE),
+    ([NO_REPLY, reads(OPEN), REFUSED, READ_FAILED], False, Step.READ_BACK_AFTER_PAUSE),
+    ([NOT_PROCESSED, NOT_PROCESSED, AMBIGUOUS, READ_FAILED], False, Step.READ_BACK_AFTER_PAUSE),
+]
+
+
+@pytest.mark.parametrize(("events", "doubt", "step"), NEXT_STEPS)
+def test_what_a_case_wants_next(events: list[Event], doubt: bool, step: Step) -> None:
+    """While nothing is proved, a case asks for another cancel or for a look at the order, never for both."""
+    case, wanted = after(*events, doubt=doubt)
+    assert wanted is step
+    assert case.outcome is None
+    assert case.error is None
+
+
+Facts = dict[str, object]
+
+REPLY, READ_BACK, NOBODY = Evidence.REPLY, Evidence.READ_BACK, Evidence.NONE
+
+End = tuple[list[Event], bool, type[CancelOutcome], Facts]
+"""What happened, whether an earlier call left doubt, the outcome, and what else it says."""
+
+
+def denied_in_doubt(state: OrderState, kind: type[CancelOutcome], facts: Facts) -> list[End]:
+    """Return one end for each way in which a vendor can decline a cancel that is in doubt."""
+    denials = (WAS_CLOSED, WAS_CANCELED, NOT_FOUND, REFUSED, UNPROVED)
+    return [([denial, reads(state)], True, kind, facts) for denial in denials]
+
+
+ENDS: list[End] = [
+    # the reply alone, without doubt
+    ([CANCELED], False, Canceled, {"evidence": REPLY}),
+    ([WAS_FILLED], False, AlreadyClosed, {"evidence": REPLY, "state": FILLED}),
+    ([WAS_CANCELED], False, AlreadyClosed, {"evidence": REPLY, "state": DEAD}),
+    ([WAS_EXPIRED], False, AlreadyClosed, {"evidence": REPLY, "state": EXPIRED}),
+    ([NOT_FOUND], False, NotFound, {"evidence": REPLY}),
+    ([REFUSED], False, Refused, {"evidence": REPLY}),
+    # the reply alone, in doubt: only success and a fill prove anything
+    ([CANCELED], True, Canceled, {"evidence": REPLY}),
+    ([NO_REPLY, reads(OPEN), CANCELED], False, Canceled, {"evidence": REPLY}),
+    ([WAS_FILLED], True, AlreadyClosed, {"evidence": REPLY, "state": FILLED}),
+    (
+        [NO_REPLY, reads(OPEN), WAS_FILLED],
+        False,
+        AlreadyClosed,
+        {"evidence": REPLY, "state": FILLED},
+    ),
+    # closed, and the vendor does not tell how: the read-back tells, or nobody
+    ([WAS_CLOSED, reads(FILLED)], False, AlreadyClosed, {"evidence": READ_BACK, "state": FILLED}),
+    ([WAS_CLOSED, reads(DEAD)], False, AlreadyClosed, {"evidence": READ_BACK, "state": DEAD}),
+    ([WAS_CLOSED, reads(CLOSED)], False, AlreadyClosed, {"evidence": READ_BACK, "state": CLOSED}),
+    ([WAS_CLOSED, reads(None)], False, AlreadyClosed, {"evidence": REPLY, "state": CLOSED}),
+    (
+        [WAS_CLOSED, reads(OrderState.UNKNOWN)],
+        False,
+        AlreadyClosed,
+        {"evidence": REPLY, "state": CLOSED},
+    ),
+    (
+        [WAS_CLOSED, READ_FAILED, READ_FAILED, READ_FAILED],
+        False,
+        AlreadyClosed,
+        {"evidence": REPLY, "state": CLOSED, "executed": None},
+    ),
+    ([WAS_CLOSED, reads(None)], True, Unknown, {"evidence": NOBODY, "last_state": CLOSED}),
+    ([WAS_CLOSED, reads(FILLED)], True, AlreadyClosed, {"evidence": READ_BACK, "state": FILLED}),
+    # a vendor that contradicts itself proves nothing
+    ([WAS_CLOSED, reads(OPEN)], False, Unknown, {"evidence": NOBODY, "last_state": OPEN}),
+    ([WAS_CLOSED, reads(PARTLY)], True, Unknown, {"evidence": NOBODY, "last_state": PARTLY}),
+    # not canceled, and no doubt: the read-back decides
+    ([UNPROVED, reads(OPEN)], False, Refused, {"evidence": READ_BACK}),
+    ([UNPROVED, reads(PARTLY)], False, Refused, {"evidence": READ_BACK}),
+    ([UNPROVED, reads(FILLED)], False, AlreadyClosed, {"evidence": READ_BACK, "state": FILLED}),
+    ([UNPROVED, reads(DEAD)], False, AlreadyClosed, {"evidence": READ_BACK, "state": DEAD}),
+    ([UNPROVED, reads(EXPIRED)], False, AlreadyClosed, {"evidence": READ_BACK, "state": EXPIRED}),
+    ([UNPROVED, reads(CLOSED)], False, AlreadyClosed, {"evidence": READ_BACK, "state": CLOSED}),
+    ([UNPROVED, reads(None)], False, Unknown, {"evidence": NOBODY, "last_state": None}),
+    ([UNPROVED, reads(OrderState.UNKNOWN)], False, Unknown, {"last_state": None}),
+    ([UNPROVED, *[READ_FAILED] * 3], False, Unknown, {"evidence": NOBODY, "last_state": None}),
+    ([*[NOT_PROCESSED] * 3, reads(OPEN)], False, Refused, {"evidence": READ_BACK}),
+    ([*[NOT_PROCESSED] * 3, reads(DEAD)], False, AlreadyClosed, {"state": DEAD}),
+    ([*[NOT_PROCESSED] * 3, reads(None)], False, Unknown, {"wire": Wire.ANSWERED}),
+    # in doubt, what reads as canceled was canceled by us or by others: dead, and not filled
+    ([NO_REPLY, reads(DEAD)], False, Canceled, {"evidence": READ_BACK}),
+    ([BAD_REPLY, reads(DEAD)], False, Canceled, {"evidence": READ_BACK, "wire": Wire.ANSWERED}),
+    ([AMBIGUOUS, reads(DEAD)], False, Canceled, {"evidence": READ_BACK, "wire": Wire.ANSWERED}),
+    ([NO_REPLY, reads(FILLED)], False, AlreadyClosed, {"evidence": READ_BACK, "state": FILLED}),
+    ([NO_REPLY, reads(EXPIRED)], False, AlreadyClosed, {"evidence": READ_BACK, "state": EXPIRED}),
+    ([NO_REPLY, reads(CLOSED)], False, AlreadyClosed, {"evidence": READ_BACK, "state": CLOSED}),
+    *denied_in_doubt(DEAD, Canceled, {"evidence": READ_BACK}),
+    # in doubt, a denial is no proof and is not asked for again
+    *denied_in_doubt(OPEN, Unknown, {"evidence": NOBODY, "last_state": OPEN}),
+    ([NOT_FOUND, reads(None)], True, Unknown, {"last_state": None}),
+    ([WAS_EXPIRED, reads(None)], True, Unknown, {"last_state": EXPIRED}),
+    ([REFUSED, *[READ_FAILED] * 3], True, Unknown, {"last_state": None}),
+    # in doubt, an order that stays open until no attempt is left is not refused: it is unknown
+    ([*[NO_REPLY, reads(OPEN)] * 3], False, Unknown, {"evidence": NOBODY, "last_state": OPEN}),
+    ([*[NO_REPLY, reads(None)] * 3], False, Unknown, {"wire": Wire.MAYBE_SENT}),
+    ([*[NO_REPLY, READ_FAILED] * 3], False, Unknown, {"wire": Wire.MAYBE_SENT}),
+    ([*[AMBIGUOUS, reads(OPEN)] * 3], False, Unknown, {"wire": Wire.ANSWERED}),
+    # nothing left this process
+    ([NO_CONNECTION] * 3, False, NotSent, {"evidence": NOBODY, "wire": Wire.NOT_SENT}),
+    ([*[NO_CONNECTION] * 3, reads(OPEN)], True, Unknown, {"wire": Wire.NOT_SENT}),
+    ([*[NO_CONNECTION] * 3, reads(DEAD)], True, Canceled, {"wire": Wire.NOT_SENT}),
+    ([NO_CONNECTION, CANCELED], False, Canceled, {"wire": Wire.ANSWERED, "attempts": 2}),
+    # the account
+    ([ACCOUNT], True, Unknown, {"evidence": NOBODY, "wire": Wire.ANSWERED}),
+    ([NO_REPLY, reads(OPEN), ACCOUNT], False, Unknown, {"last_state": OPEN}),
+    # a request that cannot even be tried
+    ([IMPOSSIBLE], True, Unknown, {"wire": Wire.NOT_SENT, "attempts": 0}),
+    ([NO_REPLY, reads(OPEN), IMPOSSIBLE], False, Unknown, {"wire": Wire.MAYBE_SENT}),
+]
+
+
+@pytest.mark.parametrize(("events", "doubt", "kind", "facts"), ENDS)
+def test_how_a_case_ends(
+    events: list[Event], doubt: bool, kind: type[CancelOutcome], facts: Facts
+) -> None:
+    """Each sequence of answers, lost requests and read-backs has exactly one end, and it says who proved it."""
+    case, step = after(*events, doubt=doubt)
+    assert step is Step.DONE
+    assert type(case.outcome) is kind
+    assert {name: getattr(case.outcome, name) for name in facts} == facts
+    assert case.error is None
+    assert case.in_doubt == (case.doubt and kind is Unknown)
+
+
+def test_a_second_end_is_a_bug() -> None:
+    """A case that was settled cannot be settled again."""
+    case, _ = after(CANCELED)
+    with pytest.raises(AssertionError, match="settled once"):
+        case.answered(Verdict(meaning=Meaning.REFUSED), NOW)
+
+
+def test_giving_up_after_the_end_changes_nothing() -> None:
+    """A deadline that comes after the outcome is too late."""
+    case, _ = after(CANCELED)
+    outcome = case.outcome
+    case.give_up("out of time", NOW)
+    assert case.outcome is outcome
+
+
+# -- without read-backs first ----------------------------------------------------------------------
+
+
+def test_where_reading_is_dear_the_cancel_is_repeated_first() -> None:
+    """With ``read_first=False`` a lost reply is followed by another cancel, and by a look after the last."""
+    case = opened(read_first=False)
+    assert tell(case, NO_REPLY) is Step.SEND_AFTER_PAUSE
+    assert tell(case, AMBIGUOUS) is Step.SEND_AFTER_PAUSE
+    assert tell(case, NO_REPLY) is Step.READ_BACK_AFTER_PAUSE
+    assert tell(case, reads(DEAD)) is Step.DONE
+    assert isinstance(case.outcome, Canceled)
+
+
+@pytest.mark.parametrize("event", [NO_REPLY, AMBIGUOUS, BAD_REPLY])
+def test_a_single_attempt_is_still_read_back(event: Event) -> None:
+    """One attempt at most does not mean no look at the order."""
+    assert after(event, attempts=1)[1] is Step.READ_BACK_AFTER_PAUSE
+    assert after(NOT_PROCESSED, attempts=1)[1] is Step.READ_BACK
+    assert isinstance(after(NO_CONNECTION, attempts=1)[0].outcome, NotSent)
+
+
+# -- the account, and the program ------------------------------------------------------------------
+
+
+def test_a_rejected_account_is_an_error_where_nothing_is_in_doubt() -> None:
+    """The account's error is kept to be raised; the outcome beside it does not claim that nothing was sent."""
+    case, step = after(ACCOUNT)
+    assert step is Step.DONE
+    assert case.error is AUTH
+    assert isinstance(case.outcome, Unknown)
+
+
+@pytest.mark.parametrize(
+    "error", [SESSION_CLOSED, UsageError("the limiter serves another event loop")]
+)
+def test_a_request_that_cannot_be_tried_is_an_error_where_nothing_is_in_doubt(
+    error: GatewayError,
+) -> None:
+    """A broken program is told by its error; the outcome beside it says that the order is untouched."""
+    case, step = after(("broken", error))
+    assert step is Step.DONE
+    assert case.error is error
+    assert isinstance(case.outcome, NotSent)
+    assert case.outcome.message == str(error)
+
+
+@pytest.mark.parametrize("event", [ACCOUNT, IMPOSSIBLE])
+@pytest.mark.parametrize("before", [[NO_REPLY, reads(OPEN)], [AMBIGUOUS, reads(None)]])
+def test_an_error_never_hides_a_request_in_doubt(before: list[Event], event: Event) -> None:
+    """After a lost reply no error is raised in place of the outcome: the order may be dead."""
+    case, _ = after(*before, event)
+    assert case.error is None
+    assert isinstance(case.outcome, Unknown)
+    assert case.in_doubt
+
+
+# -- what an outcome says --------------------------------------------------------------------------
+
+
+def test_an_outcome_carries_the_vendor_s_amounts_and_words() -> None:
+    """Amounts, code and text of the reply are quoted verbatim, with the time since the call."""
+    case = opened()
+    case.answered(
+        Verdict(
+            meaning=Meaning.CANCELED,
+            executed=Decimal("1.50"),
+            remaining=Decimal("8.5"),
+            code="20",
+            message=" Teilweise ausgeführt ",
+        ),
+        NOW,
+    )
+    assert case.outcome == Canceled(
+        order=ORDER,
+        venue=VENUE,
+        attempts=1,
+        elapsed=7.5,
+        wire=Wire.ANSWERED,
+        evidence=Evidence.REPLY,
+        code="20",
+        message=" Teilweise ausgeführt ",
+        executed=Decimal("1.50"),
+        remaining=Decimal("8.5"),
+    )
+
+
+def test_amounts_of_the_reply_and_of_the_read_back_are_kept() -> None:
+    """What was executed is reported by whoever proved the outcome, never assumed to be zero."""
+    closed = opened()
+    verdict = Verdict(meaning=Meaning.ALREADY_CLOSED, state=FILLED, executed=Decimal(7))
+    closed.answered(verdict, NOW)
+    assert isinstance(closed.outcome, AlreadyClosed)
+    assert closed.outcome.executed == Decimal(7)
+    for state, doubt in ((DEAD, True), (DEAD, False), (FILLED, False)):
+        case, _ = after(UNPROVED, doubt=doubt)
+        case.read(
+            OrderSnapshot(
+                order=ORDER,
+                venue=VENUE,
+                state=state,
+                executed=Decimal(3),
+                remaining=Decimal(4),
+            ),
+            NOW,
+        )
+        assert isinstance(case.outcome, Canceled | AlreadyClosed)
+        assert case.outcome.executed == Decimal(3)
+        if isinstance(case.outcome, Canceled):
+            assert case.outcome.remaining == Decimal(4)
+
+
+def test_silence_does_not_erase_the_vendor_s_words() -> None:
+    """The latest words are kept with their code until there are others."""
+    case = opened(doubt=True)
+    case.answered(Verdict(meaning=Meaning.UNPROVED, code="B1", message="busy"), NOW)
+    case.read_failed("tracking timed out", NOW)
+    assert case.reason == "busy"
+    case.give_up("out of time", NOW)
+    assert isinstance(case.outcome, Unknown)
+    assert (case.outcome.code, case.outcome.message) == ("B1", "busy")
+
+
+def test_new_words_replace_the_old_ones_together_with_their_code() -> None:
+    """A code is never shown with a text that it did not come with."""
+    case = opened()
+    case.answered(Verdict(meaning=Meaning.NOT_PROCESSED, code="429", message="slow down"), NOW)
+    case.answered(Verdict(meaning=Meaning.CANCELED), NOW)
+    assert isinstance(case.outcome, Canceled)
+    assert (case.outcome.code, case.outcome.message) == ("429", "slow down")
+    other = opened()
+    other.answered(Verdict(meaning=Meaning.NOT_PROCESSED, code="429", message="slow down"), NOW)
+    other.failed(LOST, NOW)
+    assert other.reason == "connection reset"
+    other.give_up("out of time", NOW)
+    assert isinstance(other.outcome, Unknown)
+    assert (other.outcome.code, other.outcome.message) == (None, "connection reset")
+
+
+def test_the_reason_is_the_best_known() -> None:
+    """Where nobody said anything, the reason is the read-back's or the end's; before that there is a plain word."""
+    case = opened()
+    assert case.reason == "no answer"
+    case.answered(Verdict(meaning=Meaning.UNPROVED), NOW)
+    assert case.reason == "no answer"
+    case.read_failed("tracking timed out", NOW)
+    assert case.reason == "tracking timed out"
+    silent = opened()
+    silent.give_up("out of time", NOW)
+    assert silent.outcome is not None
+    assert silent.outcome.message == "out of time"
+
+
+def test_failures_count_in_a_row() -> None:
+    """The exponent of the back-off grows with each failure and starts anew after a read-back that worked."""
+    case = opened(attempts=9)
+    counts = []
+    for event in (NO_CONNECTION, NO_CONNECTION, NO_REPLY, READ_FAILED, NO_REPLY, reads(OPEN)):
+        tell(case, event)
+        counts.append(case.failures)
+    assert counts == [1, 2, 3, 4, 5, 0]
+
+
+def test_every_try_is_counted() -> None:
+    """``attempts`` counts the cancels that were tried, sent or not, and no read-back."""
+    case, _ = after(NO_CONNECTION, NOT_PROCESSED, NO_REPLY, READ_FAILED)
+    assert case.attempts == 3
+
+
+WIRES: list[tuple[list[Event], Wire]] = [
+    ([], Wire.NOT_SENT),
+    ([NO_CONNECTION], Wire.NOT_SENT),
+    ([NOT_PROCESSED], Wire.ANSWERED),
+    ([BAD_REPLY], Wire.ANSWERED),
+    ([NO_REPLY], Wire.MAYBE_SENT),
+    ([NO_CONNECTION, NO_REPLY], Wire.MAYBE_SENT),
+    ([NOT_PROCESSED, NO_REPLY], Wire.MAYBE_SENT),
+    ([NOT_PROCESSED, BAD_REPLY], Wire.ANSWERED),
+    ([NOT_PROCESSED, NO_CONNECTION], Wire.ANSWERED),
+    ([NO_REPLY, reads(OPEN), NOT_PROCESSED], Wire.MAYBE_SENT),
+    ([NO_REPLY, reads(OPEN), BAD_REPLY], Wire.MAYBE_SENT),
+    ([NO_REPLY, reads(OPEN), NO_CONNECTION], Wire.MAYBE_SENT),
+]
+
+
+@pytest.mark.parametrize(("events", "wire"), WIRES)
+def test_the_wire_says_the_least_that_is_proved_of_all_requests(
+    events: list[Event], wire: Wire
+) -> None:
+    """One request without a reply outweighs all that were answered, and an answer all that never left."""
+    case, _ = after(*events)
+    case.give_up("out of time", NOW)
+    assert case.outcome is not None
+    assert case.outcome.wire is wire
+    assert isinstance(case.outcome, NotSent) == (wire is Wire.NOT_SENT)
+    assert case.untouched == (wire is Wire.NOT_SENT)
+
+
+# -- leaving, and closing --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "reached", "tried", "wire", "doubt"),
+    [
+        ([], Wire.NOT_SENT, False, Wire.NOT_SENT, False),
+        ([], Wire.NOT_SENT, True, Wire.NOT_SENT, False),
+        ([], Wire.ANSWERED, True, Wire.ANSWERED, False),
+        ([], Wire.MAYBE_SENT, True, Wire.MAYBE_SENT, True),
+        ([NOT_PROCESSED], Wire.NOT_SENT, False, Wire.ANSWERED, False),
+        ([NOT_PROCESSED], Wire.MAYBE_SENT, True, Wire.MAYBE_SENT, True),
+        ([NO_REPLY, reads(OPEN)], Wire.NOT_SENT, False, Wire.MAYBE_SENT, True),
+        ([NO_REPLY, reads(OPEN)], Wire.ANSWERED, True, Wire.MAYBE_SENT, True),
+    ],
+)
+def test_a_caller_that_goes_takes_what_is_known_of_its_request(
+    before: list[Event], reached: Wire, tried: bool, wire: Wire, doubt: bool
+) -> None:
+    """Leaving adds the request under way to what was known: it can cast doubt and never remove it."""
+    case, _ = after(*before)
+    tries = case.attempts
+    case.left_queue(reached, tried=tried)
+    assert (case.attempts, case.doubt) == (tries + tried, doubt)
+    case.give_up("out of time", NOW)
+    assert case.outcome is not None
+    assert case.outcome.wire is wire
+    assert isinstance(case.outcome, NotSent if wire is Wire.NOT_SENT else Unknown)
+
+
+@pytest.mark.parametrize(
+    ("reached", "kind", "attempts"),
+    [(Wire.NOT_SENT, NotSent, 0), (Wire.ANSWERED, Unknown, 1), (Wire.MAYBE_SENT, Unknown, 1)],
+)
+def test_a_gateway_that_closes_cuts_the_case_off(
+    reached: Wire, kind: type[CancelOutcome], attempts: int
+) -> None:
+    """Closing settles at once: nothing left means untouched, everything else is unknown."""
+    case = opened()
+    assert case.cut_off(reached, "gateway closed", NOW) is Step.DONE
+    assert type(case.outcome) is kind
+    assert case.outcome is not None
+    assert (case.outcome.attempts, case.outcome.message) == (attempts, "gateway closed")
+
+
+def test_an_earlier_call_in_doubt_forbids_not_sent() -> None:
+    """What an earlier call may have sent can still arrive: the order is not untouched."""
+    case = opened(doubt=True)
+    assert not case.untouched
+    case.cut_off(Wire.NOT_SENT, "gateway closed", NOW)
+    assert isinstance(case.outcome, Unknown)
+    assert case.outcome.wire is Wire.NOT_SENT
+
+
+def test_proof_ends_doubt() -> None:
+    """A case is in doubt until an outcome proves the order dead."""
+    case, fresh = opened(doubt=True), opened()
+    doubts = [fresh.in_doubt, case.in_doubt]
+    tell(case, CANCELED)
+    assert [*doubts, case.in_doubt, case.doubt] == [False, True, False, True]
+
+
+def test_steps_say_what_they_ask_for() -> None:
+    """Two steps pause, two send, and only the end does neither."""
+    assert {step for step in Step if step.pauses} == {
+        Step.SEND_AFTER_PAUSE,
+        Step.READ_BACK_AFTER_PAUSE,
+    }
+    assert {step for step in Step if step.sends} == {Step.SEND, Step.SEND_AFTER_PAUSE}
+
+
+# -- the truth, against a model of the vendor ------------------------------------------------------
+
+
+class Truth(enum.Enum):
+    """What an order really is at the vendor."""
+
+    NEVER_EXISTED = "never existed"
+    OPEN = "open"
+    FILLED = "filled"
+    EXPIRED = "expired"
+    CANCELED_BY_US = "canceled by us"
+    CANCELED_BY_OTHERS = "canceled by others"
+
+    @property
+    def dead(self) -> bool:
+        """The order can never be filled (further)."""
+        return self not in (Truth.NEVER_EXISTED, Truth.OPEN)
+
+    @property
+    def told(self) -> OrderState:
+        """The state in which a vendor reports it."""
+        match self:
+            case Truth.FILLED:
+                return OrderState.FILLED
+            case Truth.EXPIRED:
+                return OrderState.EXPIRED
+            case Truth.CANCELED_BY_US | Truth.CANCELED_BY_OTHERS:
+                return OrderState.CANCELED
+            case _:
+                return OrderState.OPEN
+
+
+@dataclasses.dataclass
+class Vendor:
+    """The order as it really is, and the requests that still travel."""
+
+    truth: Truth
+    travelling: int
+    """Cancels without a reply that have not arrived yet, and may."""
+    arrived: int = 0
+    told_filled: bool = False
+
+    def process(self) -> bool:
+        """Process a cancel that arrives; return whether it closed the order."""
+        self.arrived += 1
+        if self.truth is Truth.OPEN:
+            self.truth = Truth.CANCELED_BY_US
+            return True
+        return False
+
+    def say(self, choose: Callable[[list[Verdict]], Verdict]) -> Verdict:
+        """Answer a cancel that arrives: one of the truthful answers."""
+        declined = [Verdict(meaning=meaning) for meaning in (Meaning.UNPROVED, Meaning.REFUSED)]
+        ignored = [
+            Verdict(meaning=Meaning.NOT_PROCESSED),
+            Verdict(meaning=Meaning.ACCOUNT, error=AUTH),
+            Verdict(meaning=Meaning.AMBIGUOUS),
+        ]
+        if self.truth is Truth.OPEN:
+            canceled = Verdict(meaning=Meaning.CANCELED)
+            lost = Verdict(meaning=Meaning.AMBIGUOUS, message="500 after processing")
+            verdict = choose([canceled, lost, *declined, *ignored])
+            if verdict in (canceled, lost):
+                self.process()
+                return verdict
+        elif self.truth is Truth.NEVER_EXISTED:
+            verdict = choose([Verdict(meaning=Meaning.NOT_FOUND), *declined, *ignored])
+        else:
+            states = (self.truth.told, OrderState.CLOSED)
+            closed = [Verdict(meaning=Meaning.ALREADY_CLOSED, state=state) for state in states]
+            # Vendors forget: a dead order may be "not found". Nobody calls a dead order unharmed.
+            forgotten = [Verdict(meaning=Meaning.NOT_FOUND), declined[0]]
+            verdict = choose([*closed, *forgotten, *ignored])
+            self.told_filled |= verdict.state is OrderState.FILLED
+        self.arrived += 1
+        return verdict
+
+    def show(self, choose: Callable[[list[OrderState | None]], OrderState | None]) -> Event:
+        """Show the order to a read-back: the truth, or a shrug."""
+        shrugs: list[OrderState | None] = [None, OrderState.UNKNOWN]
+        if self.truth is Truth.NEVER_EXISTED:
+            return reads(choose(shrugs))
+        told = [self.truth.told, *([OrderState.CLOSED] if self.truth.dead else [])]
+        state = choose([*told, *shrugs])
+        self.told_filled |= state is OrderState.FILLED
+        return reads(state)
+
+
+def lies(vendor: Vendor, outcome: CancelOutcome, *, lost: bool) -> str | None:
+    """Say in which way an outcome lies; None if it does not. ``lost``: a reply was lost, now or earlier."""
+    match outcome:
+        case Canceled() if vendor.truth not in (Truth.CANCELED_BY_US, Truth.CANCELED_BY_OTHERS):
+            return f"canceled, and it is {vendor.truth}"
+        case AlreadyClosed() if not vendor.truth.dead:
+            return f"closed, and it is {vendor.truth}"
+        case AlreadyClosed(state=OrderState.CLOSED):
+            return "the vendor told of the fill" if vendor.told_filled else None
+        case AlreadyClosed(state=state) if state is not vendor.truth.told:
+            return f"closed as {state}, and it is {vendor.truth}"
+        case NotSent() if lost or vendor.arrived or vendor.travelling:
+            return "not sent, and something left"
+        case NotFound() | Refused() if lost:
+            return "a denial after a lost reply proves nothing"
+        case NotFound() if vendor.truth is Truth.OPEN:
+            return "not found, and it is open"
+        case Refused() if vendor.truth.dead:
+            return f"refused, and it is {vendor.truth}"
+    if vendor.told_filled and not isinstance(outcome, AlreadyClosed):
+        return "the vendor told of the fill"
+    return None
+
+
+@settings(max_examples=400)
+@given(data=st.data())
+def test_no_outcome_lies_whatever_happens_to_the_requests(data: st.DataObject) -> None:
+    """Whatever is lost, delayed, refused or filled in the race, the one outcome agrees with the vendor's truth."""
+
+    def choose(options: list[object]) -> object:
+        return data.draw(st.sampled_from(options))
+
+    doubt = data.draw(st.booleans(), label="an earlier call is in doubt")
+    limit = data.draw(st.integers(1, 5), label="attempts")
+    truths = [Truth.OPEN, *Truth] if not doubt else [Truth.OPEN, Truth.CANCELED_BY_US, Truth.FILLED]
+    vendor = Vendor(data.draw(st.sampled_from(truths)), travelling=int(doubt))
+    case = opened(doubt=doubt, attempts=limit, read_first=data.draw(st.booleans()))
+    lost, cancels, looks = doubt, 0, 0
+    step = Step.SEND
+    while step is not Step.DONE:
+        # Meanwhile, at the vendor
+        while vendor.travelling and data.draw(st.booleans(), label="a lost cancel arrives late"):
+            vendor.travelling -= 1
+            vendor.process()
+        if vendor.truth is Truth.OPEN:
+            fates = [Truth.OPEN] * 3 + [Truth.FILLED, Truth.EXPIRED, Truth.CANCELED_BY_OTHERS]
+            vendor.truth = data.draw(st.sampled_from(fates), label="fate")
+        # The caller runs out of time, waits for its permit, or the gateway closes
+        if data.draw(st.integers(0, 9), label="given up at 0") == 0:
+            reached = Wire.NOT_SENT
+            if step.sends and data.draw(st.booleans(), label="on its way"):
+                reached = Wire.MAYBE_SENT
+                vendor.travelling, lost, cancels = vendor.travelling + 1, True, cancels + 1
+            if data.draw(st.booleans(), label="closed"):
+                step = case.cut_off(reached, "gateway closed", NOW)
+            else:
+                case.left_queue(reached, tried=reached is not Wire.NOT_SENT)
+                case.give_up("out of time", NOW)
+            break
+        if step.sends:
+            cancels += 1
+            event = choose(["answered", "lost before", "lost after", "lost on its way", "not sent"])
+            event = choose([event] * 9 + ["broken", "unreadable"])
+            match event:
+                case "answered":
+                    verdict = vendor.say(choose)  # type: ignore[arg-type]
+                    lost |= verdict.meaning is Meaning.AMBIGUOUS
+                    step = case.answered(verdict, NOW)
+                case "not sent":
+                    step = case.failed(NOT_CONNECTED, NOW)
+                case "broken":
+                    cancels -= 1
+                    step = case.broken(SESSION_CLOSED, NOW)
+                case _:
+                    lost = True
+                    if event in ("lost after", "unreadable"):
+                        vendor.process()
+                    vendor.travelling += event == "lost on its way"
+                    step = case.failed(UNREADABLE if event == "unreadable" else LOST, NOW)
+        else:
+            looks += 1
+            failed = data.draw(st.integers(0, 3), label="the read-back fails at 0") == 0
+            step = tell(case, READ_FAILED if failed else vendor.show(choose))  # type: ignore[arg-type]
+    assert case.outcome is not None
+    assert (lie := lies(vendor, case.outcome, lost=lost)) is None, lie
+    assert case.error is None or not lost, "an error says that nothing is in doubt"
+    assert case.outcome.attempts == case.attempts == cancels <= limit
+    assert looks <= limit
+    assert case.doubt == lost
