@@ -49,7 +49,9 @@ def test_what_may_be_repeated(reach: Reach, call: Repeatable) -> None:
 @pytest.mark.parametrize("attempts", [0, -1])
 def test_at_least_one_attempt(attempts: int) -> None:
     """A policy that never tries is a usage error."""
-    with pytest.raises(UsageError, match=r"^RetryPolicy\.attempts must be at least 1$"):
+    with pytest.raises(
+        UsageError, match=r"^RetryPolicy\.attempts must be a whole number, 1 or more$"
+    ):
         RetryPolicy(attempts=attempts)
 
 

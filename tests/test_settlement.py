@@ -32,7 +32,7 @@ from tronsave_async.outcomes import (
     Unknown,
     Wire,
 )
-from tronsave_async.settlement import Case, Meaning, Step, Verdict
+from tronsave_async.settlement import REMEMBERED, Case, Doubts, Meaning, Step, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,9 +50,12 @@ SESSION_CLOSED = GatewayClosed(VENUE)
 
 
 def opened(*, doubt: bool = False, attempts: int = LIMIT, read_first: bool = True) -> Case:
-    """Return a new case."""
+    """Return a new case; in doubt if another call's cancel of the same order was lost."""
+    doubts = Doubts()
+    if doubt:
+        doubts.cast(ORDER)
     return Case(
-        ORDER, VENUE, started=STARTED, attempts=attempts, doubt=doubt, read_first=read_first
+        ORDER, VENUE, started=STARTED, attempts=attempts, doubts=doubts, read_first=read_first
     )
 
 
@@ -290,7 +293,8 @@ def test_how_a_case_ends(
     assert type(case.outcome) is kind
     assert {name: getattr(case.outcome, name) for name in facts} == facts
     assert case.error is None
-    assert case.in_doubt == (case.doubt and kind is Unknown)
+    assert case.outcome is not None
+    assert not (case.outcome.closed and case._doubts.hold(ORDER))
 
 
 def test_a_second_end_is_a_bug() -> None:
@@ -361,7 +365,7 @@ def test_an_error_never_hides_a_request_in_doubt(before: list[Event], event: Eve
     case, _ = after(*before, event)
     assert case.error is None
     assert isinstance(case.outcome, Unknown)
-    assert case.in_doubt
+    assert case.doubt
 
 
 # -- what an outcome says --------------------------------------------------------------------------
@@ -560,11 +564,61 @@ def test_an_earlier_call_in_doubt_forbids_not_sent() -> None:
 
 
 def test_proof_ends_doubt() -> None:
-    """A case is in doubt until an outcome proves the order dead."""
-    case, fresh = opened(doubt=True), opened()
-    doubts = [fresh.in_doubt, case.in_doubt]
+    """Doubt about an order lasts until an outcome proves it dead, for all cases that come later."""
+    case, doubts = opened(doubt=True), opened()._doubts
+    assert (case._doubts.hold(ORDER), doubts.hold(ORDER)) == (True, False)
     tell(case, CANCELED)
-    assert [*doubts, case.in_doubt, case.doubt] == [False, True, False, True]
+    assert not case._doubts.hold(ORDER)
+
+
+def test_doubt_is_shared_at_once() -> None:
+    """What one case loses, every other case of the order is in doubt about from that moment on."""
+    doubts = Doubts()
+    lost, other = (
+        Case(ORDER, VENUE, started=STARTED, attempts=LIMIT, doubts=doubts) for _ in range(2)
+    )
+    assert other.untouched
+    tell(lost, NO_REPLY)
+    assert other.doubt
+    other.give_up("out of time", NOW)
+    assert isinstance(other.outcome, Unknown)
+
+
+def test_a_request_that_others_wait_for_is_not_in_doubt() -> None:
+    """Who leaves a request that others still wait for is in doubt alone; who deserts one leaves doubt behind."""
+    doubts = Doubts()
+    case = Case(ORDER, VENUE, started=STARTED, attempts=LIMIT, doubts=doubts)
+    case.left_queue(Wire.MAYBE_SENT, tried=True, deserted=False)
+    assert (case.doubt, doubts.hold(ORDER)) == (True, False)
+    case.left_queue(Wire.MAYBE_SENT, tried=True)
+    assert doubts.hold(ORDER)
+
+
+def test_the_latest_doubts_are_remembered() -> None:
+    """Doubts are bounded: the oldest goes, and one cast again counts as new; ids and client ids are told apart."""
+    doubts = Doubts()
+    orders = [OrderRef(id=str(index)) for index in range(REMEMBERED)]
+    for order in orders:
+        doubts.cast(order)
+    doubts.cast(orders[0])
+    doubts.cast(OrderRef(client_id="1"))
+    assert len(doubts) == REMEMBERED
+    assert doubts.hold(orders[0])
+    assert not doubts.hold(orders[1])
+    assert doubts.hold(OrderRef(client_id="1"))
+    doubts.dispel(OrderRef(id="never seen"))
+
+
+def test_divided_requests_are_answered_requests() -> None:
+    """Batches that were answered and divided left the process, and are no tries against the limit."""
+    case = opened(attempts=1)
+    case.was_divided(3)
+    tell(case, ("failed", NOT_CONNECTED))
+    assert not case.untouched
+    case.give_up("out of time", NOW)
+    assert isinstance(case.outcome, Unknown)
+    assert (case.outcome.attempts, case.outcome.wire) == (4, Wire.ANSWERED)
+    assert not case.was_read
 
 
 def test_steps_say_what_they_ask_for() -> None:
@@ -752,4 +806,4 @@ def test_no_outcome_lies_whatever_happens_to_the_requests(data: st.DataObject) -
     assert case.error is None or not lost, "an error says that nothing is in doubt"
     assert case.outcome.attempts == case.attempts == cancels <= limit
     assert looks <= limit
-    assert case.doubt == lost
+    assert case.outcome.closed or case.doubt == lost

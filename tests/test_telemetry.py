@@ -209,6 +209,8 @@ class Reply:
 class Transport:
     """A transport that plays a script: a status, or a lost connection."""
 
+    sees_departure = True
+
     def __init__(self, script: list[int | RequestFailed]) -> None:
         self.script = script
 

@@ -92,6 +92,16 @@ class Ticket(Generic[K, R]):
         return self._slot.batch is not None or self.divided > 0
 
     @property
+    def has_company(self) -> bool:
+        """Others want the same key."""
+        return bool(self._slot.tickets)
+
+    @property
+    def under_way(self) -> bool:
+        """A request that carries the key is under way."""
+        return self._slot.batch is not None
+
+    @property
     def divided(self) -> int:
         """Requests that took the key with them since this caller joined, were answered, and were divided."""
         return self._slot.divided - self._divided_before
@@ -289,7 +299,7 @@ class Batcher(Generic[K, R]):
 
     async def _flush(self, lane: Lane) -> None:
         """Ask for permits in ``lane`` until nobody waits in it; each takes whoever is first in any lane."""
-        while self._waiting[lane] or (self._divided and lane is Lane.CANCEL):
+        while self._has_waiting(lane):
             exchange = self._open_exchange(min(self.waiting, self._maximum))
             try:
                 await self._admit(exchange, lane)
@@ -303,11 +313,23 @@ class Batcher(Generic[K, R]):
                 if not retired:
                     self._fail_waiting(_failure(exchange, "ended early"))
                 raise
-            if slots := self._take():
-                self._launch(slots, exchange)
-            else:
+            slots = self._take()
+            if not slots:
                 exchange.lost("not wanted any more")
+            elif self._has_waiting(lane):
+                batch = self._board(slots, exchange)
+                batch.task = self._spawn(self._carry(batch))
+            else:
+                # The last one needs no task of its own; newcomers get another flusher meanwhile.
+                del self._flushers[lane]
+                batch = self._board(slots, exchange)
+                batch.task = asyncio.current_task()
+                await self._carry(batch)
+                return
         del self._flushers[lane]
+
+    def _has_waiting(self, lane: Lane) -> bool:
+        return bool(self._waiting[lane]) or (bool(self._divided) and lane is Lane.CANCEL)
 
     def _take(self) -> list[_Slot[K, R]]:
         if self._divided:
@@ -318,14 +340,14 @@ class Batcher(Generic[K, R]):
                 slots.append(lane.popitem(last=False)[1])
         return slots
 
-    def _launch(self, slots: list[_Slot[K, R]], exchange: Exchange) -> None:
+    def _board(self, slots: list[_Slot[K, R]], exchange: Exchange) -> _Batch[K, R]:
         exchange.orders = len(slots)
         batch = _Batch(slots, exchange)
         self._batches.add(batch)
         for slot in slots:
             slot.batch = batch
             self._under_way[slot.key] = slot
-        batch.task = self._spawn(self._carry(batch))
+        return batch
 
     async def _carry(self, batch: _Batch[K, R]) -> None:
         """Send one batch and deliver what it brings: whatever happens, every ticket is delivered to or divided."""

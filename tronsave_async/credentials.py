@@ -24,6 +24,13 @@ class _Masked(str):
         return repr(_MASK)
 
 
+class _MaskedBytes(bytes):
+    """The same for bytes."""
+
+    def __repr__(self) -> str:
+        return repr(_MASK)
+
+
 class Secret:
     """A key, token or password: printing, formatting, pickling and serializing it shows nothing.
 
@@ -64,6 +71,16 @@ class Secret:
         if not value:
             raise CredentialsMissing(venue, variable)
         return cls(value)
+
+    @staticmethod
+    def masked(text: str) -> str:
+        """The same text, whose ``repr`` shows nothing."""
+        return _Masked(text)
+
+    @staticmethod
+    def masked_bytes(text: str) -> bytes:
+        """The text in UTF-8, whose ``repr`` shows nothing."""
+        return _MaskedBytes(text.encode())
 
     def reveal(self) -> str:
         """The plain text, for the wire and nothing else. Its ``repr`` is masked as well."""

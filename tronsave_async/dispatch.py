@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from copy import copy
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import anyio
 
+from tronsave_async.arguments import timeout_seconds
 from tronsave_async.coalescing import Batcher, Delivery, Ticket
 from tronsave_async.errors import (
+    ConnectFailed,
     GatewayClosed,
     GatewayError,
     OutcomeUnknown,
@@ -33,42 +34,25 @@ from tronsave_async.errors import (
     VendorError,
     VendorFailure,
 )
-from tronsave_async.exchange import Exchange
+from tronsave_async.exchange import Exchange, Revoked
 from tronsave_async.limiter import Lane, RateLimit, RateLimiter, Scope, shared_limiter
 from tronsave_async.orders import OrderRef, OrderSnapshot
 from tronsave_async.outcomes import CancelOutcome, NotSent, Wire
 from tronsave_async.retry import Reach, Repeatable, RetryPolicy, RetryQuota, may_repeat
-from tronsave_async.settlement import Case, Meaning, Step, Verdict
+from tronsave_async.settlement import Case, Doubts, Meaning, Step, Verdict
 from tronsave_async.telemetry import Event, OutcomeReached, Penalized, Retried, TelemetryHook
 
 if TYPE_CHECKING:
     from tronsave_async.http import HttpReply, HttpTransport
 
-__all__ = ["Dispatcher", "ReadBack", "checked_timeout", "guarded", "reach_of"]
+__all__ = ["Dispatcher", "ReadBack", "guarded", "reach_of", "start"]
 
 R = TypeVar("R")
 
 ReadBack = Callable[[OrderRef, Lane], Awaitable[Delivery[OrderSnapshot]]]
 """Reads an order back: a delivery without value and failure means that the vendor tells nothing about it."""
 
-DOUBTS_REMEMBERED: Final = 10_000
-"""Orders whose cancel ended without proof are remembered, the latest this many."""
-
 _SILENT: Final = Verdict(meaning=Meaning.AMBIGUOUS, message="the reply does not mention the order")
-
-
-def checked_timeout(timeout: float | None) -> float | None:
-    """Seconds above 0, or None for no bound.
-
-    Raises:
-        UsageError: it is zero, negative, not a number, or no number at all.
-    """
-    given: object = timeout
-    if timeout is None or timeout == math.inf:
-        return None
-    if isinstance(given, int | float) and not isinstance(given, bool) and given > 0:
-        return timeout
-    raise UsageError("timeout must be a number of seconds above 0, or None")
 
 
 class Dispatcher:
@@ -116,8 +100,14 @@ class Dispatcher:
         self._rejections: dict[str, int] = dict.fromkeys(limits, 0)
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._doubts: OrderedDict[str, None] = OrderedDict()
+        self._doubts = Doubts()
         self._closing = asyncio.Event()
+        self._closer: asyncio.Task[None] | None = None
+        self._admissions: set[asyncio.Timeout] = set()
+        """What ends the waits of the vendor's own calls for their permits."""
+        self._calls: set[Exchange] = set()
+        """The requests of the vendor's own calls."""
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._batchers: list[Batcher[Any, Any]] = []
         self._cancels: Batcher[str, Verdict] | None = None
         self._read_back: ReadBack | None = None
@@ -155,10 +145,19 @@ class Dispatcher:
     def open_exchange(self, endpoint: str, orders: int) -> Exchange:
         """Start the record of one request."""
         number = next(self._numbers)
-        return Exchange(number, self.venue, endpoint, orders=orders, clock=_clock, emit=self._emit)
+        return Exchange(
+            number,
+            self.venue,
+            endpoint,
+            orders=orders,
+            clock=_clock,
+            emit=self._emit,
+            sees_departure=self._transport.sees_departure,
+        )
 
     async def admit(self, exchange: Exchange, lane: Lane) -> None:
         """Wait for the exchange's permit."""
+        exchange.lane = lane
         permit = await self._shared().acquire(self._scopes[exchange.endpoint], lane=lane)
         exchange.granted(permit)
 
@@ -181,6 +180,8 @@ class Dispatcher:
                 exchange.endpoint, method, path, departing=exchange.depart, body=body, query=query
             )
         except BaseException as error:
+            if isinstance(error, ConnectFailed):
+                exchange.never_left()
             if exchange.ended_at is None:
                 exchange.lost(_short(error))
             raise
@@ -199,6 +200,55 @@ class Dispatcher:
             if mailbox.delivery is None:
                 ticket.leave()
             raise
+
+    async def poll(
+        self, batcher: Batcher[str, R], keys: Sequence[str], timeout: float | None
+    ) -> dict[str, R]:
+        """What ``batcher`` brings for each of several keys, repeating what fails; silent keys are missing.
+
+        Raises:
+            RequestFailed, VendorError: the last attempt's error.
+            GatewayClosed, UsageError: nothing was sent.
+        """
+        found: dict[str, R] = {}
+        bound = asyncio.timeout(timeout_seconds(timeout))
+        try:
+            async with bound:
+                for failures in itertools.count(1):
+                    self.check_open()
+                    keys, failed = await self._collect(batcher, keys, found)
+                    if failed is None or failed.failure is None:
+                        return found
+                    self.check_open()
+                    await self._pause("track", failures, failed.exchange, failed.failure)
+        except TimeoutError as error:
+            if not bound.expired():
+                raise
+            reason, wire = "out of time", Wire.MAYBE_SENT
+            raise RequestTimeout(self.venue, "track", reason, wire=wire) from error
+        raise AssertionError("unreachable: the loop returns or raises")
+
+    async def _collect(
+        self, batcher: Batcher[str, R], keys: Sequence[str], found: dict[str, R]
+    ) -> tuple[list[str], Delivery[R] | None]:
+        """Ask once for all ``keys``; put what is told into ``found``, and return what failed."""
+        mailboxes = {key: _Mailbox[R]() for key in keys}
+        tickets = {key: batcher.join(key, Lane.READ, box) for key, box in mailboxes.items()}
+        failed: list[str] = []
+        last: Delivery[R] | None = None
+        try:
+            for key, mailbox in mailboxes.items():
+                delivery = await mailbox.wait()
+                if delivery.failure is not None:
+                    failed.append(key)
+                    last = delivery
+                elif delivery.value is not None:
+                    found[key] = delivery.value
+        finally:
+            for key, mailbox in mailboxes.items():
+                if mailbox.delivery is None:
+                    tickets[key].leave()
+        return failed, last
 
     # -- the vendor's own calls -----------------------------------------------------------------------------------
 
@@ -227,22 +277,22 @@ class Dispatcher:
             OutcomeUnknown: the call must not be repeated, and may have taken effect.
             GatewayClosed, UsageError: nothing was sent.
         """
-        timeout = checked_timeout(timeout)
+        timeout = timeout_seconds(timeout)
         exchanges: list[Exchange] = []
-        error: GatewayError
+        error: Exception
         bound = asyncio.timeout(timeout)
         try:
             async with bound:
                 return await self._repeat(endpoint, attempt, lane, repeatable, exchanges)
-        except GatewayError as failure:
+        except TimeoutError as late:
+            error = late
+            if bound.expired() and not isinstance(late, GatewayError):
+                departed = any(exchange.departed_at is not None for exchange in exchanges)
+                wire = Wire.MAYBE_SENT if departed else Wire.NOT_SENT
+                error = RequestTimeout(self.venue, endpoint, "out of time", wire=wire)
+        except Exception as failure:  # noqa: BLE001 - whatever it is: what it leaves in doubt is said
             error = failure
-        except TimeoutError:
-            if not bound.expired():
-                raise
-            departed = any(exchange.departed_at is not None for exchange in exchanges)
-            wire = Wire.MAYBE_SENT if departed else Wire.NOT_SENT
-            error = RequestTimeout(self.venue, endpoint, "out of time", wire=wire)
-        if repeatable is Repeatable.UNLESS_SENT and reach_of(error) is Reach.MAY_HAVE_ARRIVED:
+        if repeatable is Repeatable.UNLESS_SENT and _in_doubt(exchanges, error):
             sent_at = datetime.fromtimestamp(exchanges[-1].departed_time, UTC)
             raise OutcomeUnknown(
                 self.venue, endpoint, sent_at=sent_at, how_to_check=how_to_check
@@ -256,7 +306,7 @@ class Dispatcher:
             RequestFailed, VendorError: the last attempt's error.
             GatewayClosed, UsageError: nothing was sent.
         """
-        timeout = checked_timeout(timeout)
+        timeout = timeout_seconds(timeout)
         self.check_open()
         assert self._read_back is not None, "set by the gateway"
         bound = asyncio.timeout(timeout)
@@ -280,7 +330,7 @@ class Dispatcher:
 
     async def cancel(self, order: OrderRef, timeout: float | None) -> CancelOutcome:
         """Cancel one order; see `OrderGateway.cancel`."""
-        timeout = checked_timeout(timeout)
+        timeout = timeout_seconds(timeout)
         self.check_open()
         case = self.open_case(order)
         bound = asyncio.timeout(timeout)
@@ -291,10 +341,8 @@ class Dispatcher:
             if not bound.expired():
                 raise
             case.give_up("out of time", _clock())
-        finally:
-            self.remember(case)
         if case.error is not None:
-            raise case.error
+            raise copy(case.error) from case.error.__cause__
         return self.report(case)
 
     async def cancel_many(
@@ -305,7 +353,7 @@ class Dispatcher:
         unusable: Callable[[OrderRef], str | None],
     ) -> list[CancelOutcome]:
         """Cancel many orders; see `OrderGateway.cancel_many`. ``unusable`` says why an order cannot be sent."""
-        timeout = checked_timeout(timeout)
+        timeout = timeout_seconds(timeout)
         self.check_open()
         many = _Many(self, [self.open_case(order) for order in orders], on_outcome)
         bound = asyncio.timeout(timeout)
@@ -326,7 +374,7 @@ class Dispatcher:
             self.venue,
             started=_clock(),
             attempts=self._retry.attempts,
-            doubt=bool(self._doubts) and str(order) in self._doubts,
+            doubts=self._doubts,
         )
 
     async def settle(self, case: Case, step: Step) -> None:
@@ -354,7 +402,7 @@ class Dispatcher:
         case.exchange = exchange
         case.queue_time += exchange.queue_time(joined_at)
         case.wire_time += exchange.wire_time
-        case.attempts += delivery.divided
+        case.was_divided(delivery.divided)
         if failure is None:
             return case.answered(delivery.value or _SILENT, _clock())
         if self._closing.is_set():
@@ -362,15 +410,6 @@ class Dispatcher:
         if isinstance(failure, RequestFailed):
             return case.failed(failure, _clock())
         return case.broken(failure, _clock())
-
-    def remember(self, case: Case) -> None:
-        """Keep an order in mind whose cancel may have reached the vendor and was not proved."""
-        if case.in_doubt:
-            self._doubts[str(case.order)] = None
-            if len(self._doubts) > DOUBTS_REMEMBERED:
-                self._doubts.popitem(last=False)
-        elif self._doubts and case.outcome is not None and case.outcome.closed:
-            self._doubts.pop(str(case.order), None)
 
     def report(self, case: Case) -> CancelOutcome:
         """The outcome, told to whoever listens."""
@@ -389,9 +428,19 @@ class Dispatcher:
     # -- lifetime -------------------------------------------------------------------------------------------------
 
     def check_open(self) -> None:
-        """Raises: GatewayClosed."""
+        """Bind the gateway to the running event loop on its first call.
+
+        Raises:
+            GatewayClosed: it is closed.
+            UsageError: it serves another event loop.
+        """
         if self._closing.is_set():
             raise GatewayClosed(self.venue)
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise UsageError(f"this {self.venue} gateway serves another event loop: open a new one")
 
     async def aclose(self) -> None:
         """End every call at once with what was proved so far, and close the transport. Idempotent, from any task.
@@ -399,9 +448,21 @@ class Dispatcher:
         Canceling the call does not stop the closing, which takes 5 seconds at most.
         """
         self._closing.set()
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            return  # what there was to close has ended with its event loop
         for batcher in self._batchers:
             batcher.close()
-        with anyio.move_on_after(5, shield=True):
+        for exchange in self._calls:
+            exchange.revoke()
+        for admission in self._admissions:
+            admission.reschedule(loop.time())
+        if self._closer is None:
+            self._closer = start(self._close())
+        await asyncio.shield(self._closer)
+
+    async def _close(self) -> None:
+        with anyio.move_on_after(5):
             if tasks := set(self._tasks):
                 for task in tasks:
                     task.cancel()
@@ -410,7 +471,7 @@ class Dispatcher:
 
     def spawn(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a background task of the gateway."""
-        task = asyncio.get_running_loop().create_task(coro)
+        task = start(coro)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -430,22 +491,40 @@ class Dispatcher:
             exchange = self.open_exchange(endpoint, 0)
             exchanges.append(exchange)
             try:
-                return await self._admitted(exchange, lane, attempt)
+                return await self.admitted(exchange, lane, attempt)
             except (RequestFailed, VendorError) as error:
                 if not may_repeat(reach_of(error), repeatable):
                     raise
                 await self._pause(endpoint, len(exchanges), exchange, error)
 
-    async def _admitted(
+    async def admitted(
         self, exchange: Exchange, lane: Lane, attempt: Callable[[Exchange], Awaitable[R]]
     ) -> R:
+        """Wait for the exchange's permit and carry it; whatever happens, it ends."""
+        self._calls.add(exchange)
         try:
-            await self.admit(exchange, lane)
-            self.check_open()
+            await self._admit_until_closed(exchange, lane)
             return await attempt(exchange)
+        except Revoked:
+            raise GatewayClosed(self.venue) from None
         finally:
+            self._calls.discard(exchange)
             if exchange.ended_at is None:
                 exchange.lost("not wanted any more")
+
+    async def _admit_until_closed(self, exchange: Exchange, lane: Lane) -> None:
+        admission = asyncio.timeout(None)
+        try:
+            async with admission:
+                self._admissions.add(admission)
+                try:
+                    await self.admit(exchange, lane)
+                finally:
+                    self._admissions.discard(admission)
+        except TimeoutError:
+            self.check_open()
+            raise
+        self.check_open()
 
     async def _send_cancel(self, case: Case) -> Step:
         mailbox: _Mailbox[Verdict] = _Mailbox()
@@ -464,8 +543,9 @@ class Dispatcher:
         if delivery is not None:
             self.digest(case, delivery, ticket.joined_at)
             return
-        tried = ticket.taken
-        case.left_queue(ticket.leave(), tried=tried)
+        tried = ticket.under_way
+        case.was_divided(ticket.divided)
+        case.left_queue(ticket.leave(), tried=tried, deserted=not ticket.has_company)
 
     async def _look_back(self, case: Case) -> Step:
         assert self._read_back is not None, "set by the gateway"
@@ -484,7 +564,9 @@ class Dispatcher:
     async def _pause_case(self, case: Case, step: Step) -> bool:
         exchange = case.exchange
         assert exchange is not None, "only a failed request asks for a pause"
-        if not self._admit_repeat(exchange):
+        # The first look at the order is no repeat: it is what the doubt calls for.
+        looks_first = not step.sends and not case.was_read
+        if not looks_first and not self._admit_repeat(exchange):
             return False
         delay = self._retry.delay(case.failures, spread=exchange.spread)
         if self._emit is not None:
@@ -498,7 +580,7 @@ class Dispatcher:
         """Wait before a call is tried again; raises ``error`` where it may not be."""
         tired = failures >= self._retry.attempts or reach_of(error) is Reach.ANSWERED
         if tired or not self._admit_repeat(exchange):
-            raise error.with_traceback(None)
+            raise copy(error) from error.__cause__  # sharers must not share a traceback
         delay = self._retry.delay(failures, spread=exchange.spread)
         if self._emit is not None:
             self._tell_retry(what, failures, delay, str(error))
@@ -594,6 +676,8 @@ class _Many:
         self._tickets: dict[int, Ticket[str, Verdict]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._left = len(cases)
+        self._reason = "its task was canceled"
+        """Why a case ends that is not settled yet."""
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self, unusable: Callable[[OrderRef], str | None]) -> None:
@@ -609,18 +693,17 @@ class _Many:
 
     async def withdraw(self, reason: str) -> None:
         """Leave whatever is not ended, because of ``reason``. Every case has its outcome afterwards."""
+        self._reason = reason
         for index, ticket in list(self._tickets.items()):
+            del self._tickets[index]
             self._dispatcher.leave(self._cases[index], ticket, None)
-        self._tickets.clear()
+            self._cases[index].give_up(reason, _clock())
+            self._finish(index)
         tasks = set(self._tasks.values())
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        for index, case in enumerate(self._cases):
-            if case.outcome is None:
-                case.give_up(reason, _clock())
-                self._finish(index)
 
     def outcomes(self) -> list[CancelOutcome]:
         """One outcome per case, in order.
@@ -631,7 +714,7 @@ class _Many:
         errors = [case for case in self._cases if case.error is not None]
         if errors and all(case.error or isinstance(case.outcome, NotSent) for case in self._cases):
             assert errors[0].error is not None, "just selected"
-            raise errors[0].error
+            raise copy(errors[0].error) from errors[0].error.__cause__
         for case in errors:
             self._tell(case)
         return [case.outcome for case in self._cases if case.outcome is not None]
@@ -643,22 +726,18 @@ class _Many:
             self._finish(index)
         else:
             # Not one of the gateway's background tasks: closing the gateway ends a case, and does not cancel it.
-            self._tasks[index] = asyncio.create_task(self._recover(index, step))
+            task = self._tasks[index] = start(self._dispatcher.settle(case, step))
+            task.add_done_callback(partial(self._recovered, index))
 
-    async def _recover(self, index: int, step: Step) -> None:
-        try:
-            await self._dispatcher.settle(self._cases[index], step)
-        except Exception as error:
-            if not self._done.done():  # a defect must not leave the caller waiting
-                self._done.set_exception(error)
-            raise
+    def _recovered(self, index: int, task: asyncio.Task[None]) -> None:
+        """However the task of a case ended: the case has its outcome."""
         del self._tasks[index]
+        self._cases[index].give_up(self._reason, _clock())
         self._finish(index)
 
     def _finish(self, index: int) -> None:
         """The only place where a case is counted as ended."""
         case = self._cases[index]
-        self._dispatcher.remember(case)
         self._left -= 1
         if case.error is not None:
             self._spare_the_rest()
@@ -695,13 +774,25 @@ def reach_of(error: GatewayError) -> Reach:
             return Reach.ANSWERED
 
 
+def _in_doubt(exchanges: Sequence[Exchange], error: Exception) -> bool:
+    """Whether the last request of a call may have taken effect: it departed, and the error does not say otherwise."""
+    if not exchanges or exchanges[-1].departed_at is None:
+        return False
+    return not isinstance(error, GatewayError) or reach_of(error) is Reach.MAY_HAVE_ARRIVED
+
+
 def guarded(callback: Callable[[R], object], argument: R, name: str) -> None:
     """Call foreign code: what it raises goes to the event loop's exception handler and not to an order."""
     try:
         callback(argument)
-    except Exception as error:  # noqa: BLE001 - foreign code; see the docstring
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - foreign code, and no await to cancel
         context = {"message": f"{name} raised", "exception": error}
         asyncio.get_running_loop().call_exception_handler(context)
+
+
+def start(coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Run a coroutine as a task whose first step comes after the caller's, also under an eager task factory."""
+    return asyncio.Task(coro, loop=asyncio.get_running_loop())
 
 
 def _clock() -> float:

@@ -27,7 +27,7 @@ Every error has typed fields and builds its text from them; no text carries a cr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -58,7 +58,17 @@ __all__ = [
 
 
 class GatewayError(Exception):
-    """The root of everything this SDK raises."""
+    """The root of everything this SDK raises. It can be copied and pickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[GatewayError], args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class UsageError(GatewayError, ValueError):

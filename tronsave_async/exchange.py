@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tronsave_async.errors import GatewayError
+from tronsave_async.limiter import Lane
 from tronsave_async.outcomes import Wire
 from tronsave_async.telemetry import Answered, Event, Lost, Queued, Sent
 
@@ -33,6 +34,8 @@ class Exchange:
         venue, endpoint: whose request it is.
         clock: monotonic seconds.
         emit: takes the telemetry events, or None where nobody listens.
+        sees_departure: `depart` is called in the very moment. Otherwise it is called earlier, and the permit is spent
+            at the end, when the vendor must have seen the request.
     """
 
     __slots__ = (
@@ -40,10 +43,12 @@ class Exchange:
         "_emit",
         "_permit",
         "_revoked",
+        "_sees_departure",
         "departed_at",
         "departed_time",
         "ended_at",
         "endpoint",
+        "lane",
         "number",
         "orders",
         "queued_at",
@@ -62,11 +67,14 @@ class Exchange:
         orders: int,
         clock: Callable[[], float],
         emit: Callable[[Event], None] | None,
+        sees_departure: bool = True,
     ) -> None:
         self.number: Final = number
         self.venue: Final = venue
         self.endpoint: Final = endpoint
         self.orders = orders
+        self.lane = Lane.READ
+        """The lane in which it was admitted."""
         self.queued_at: Final = clock()
         self.departed_at: float | None = None
         self.departed_time = 0.0
@@ -81,6 +89,7 @@ class Exchange:
         self._emit: Final = emit
         self._permit: Permit | None = None
         self._revoked = False
+        self._sees_departure: Final = sees_departure
         if emit is not None:
             emit(Queued(venue=venue, request=number, endpoint=endpoint, orders=orders))
 
@@ -94,6 +103,11 @@ class Exchange:
     def granted(self, permit: Permit) -> None:
         """The limiter let it pass; the permit is spent when it departs."""
         self._permit = permit
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Everybody who wanted it went; it may have departed before."""
+        return self._revoked
 
     def revoke(self) -> bool:
         """Nobody wants it any more. True if it had not departed, and then it never will."""
@@ -110,7 +124,7 @@ class Exchange:
             raise Revoked
         assert self.departed_at is None, "an exchange departs once"
         now = self._clock()
-        if self._permit is not None:
+        if self._permit is not None and self._sees_departure:
             self._permit.spend()
         self.departed_at = now
         self.departed_time = time.time()
@@ -124,6 +138,10 @@ class Exchange:
                     queue=now - self.queued_at,
                 )
             )
+
+    def never_left(self) -> None:
+        """It is proved that nothing left, although `depart` was called (early: ``sees_departure`` is False)."""
+        self.departed_at = None
 
     def answered(self, status: int) -> None:
         """The whole reply is here."""
@@ -173,5 +191,7 @@ class Exchange:
         assert self.ended_at is None, "an exchange ends once"
         self.ended_at = self._clock()
         if self._permit is not None:
+            if self.departed_at is not None:
+                self._permit.spend()
             self._permit.give_back()
         return self.wire_time

@@ -13,15 +13,19 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
+import msgspec
 from aiohttp import hdrs
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from tronsave_async.arguments import within
+from tronsave_async.credentials import Secret
 from tronsave_async.errors import (
     BadReply,
     ConnectFailed,
@@ -49,8 +53,6 @@ __all__ = ["HttpReply", "HttpTransport"]
 MAX_BODY: Final = 1 << 20
 """Bytes of a reply that are read at most; the vendors' largest are a few kilobytes."""
 
-_EPOCH: Final = datetime.fromtimestamp(0, UTC)
-
 _NEVER_SENT: Final = (
     aiohttp.ClientConnectorError,
     aiohttp.ClientHttpProxyError,
@@ -61,7 +63,7 @@ _NEVER_SENT: Final = (
 )
 """Errors that aiohttp raises only before a request can be written."""
 
-_BROKEN: Final = (aiohttp.ClientError, OSError, HttpProcessingError)
+_BROKEN: Final = (aiohttp.ClientError, OSError, HttpProcessingError, UnicodeError)
 """All that aiohttp raises for a connection or a reply that is not what HTTP promises."""
 
 
@@ -86,11 +88,13 @@ class HttpReply:
         wanted = self.headers.get(hdrs.RETRY_AFTER)
         if wanted is None:
             return None
-        now = datetime.now(UTC)
-        sent_ago = parse_retry_after(self.headers.get(hdrs.DATE), _EPOCH)
-        return parse_retry_after(
-            wanted, now if sent_ago is None else _EPOCH + timedelta(seconds=sent_ago)
-        )
+        return parse_retry_after(wanted, self._vendors_now())
+
+    def _vendors_now(self) -> datetime:
+        try:
+            return parsedate_to_datetime(self.headers[hdrs.DATE]).astimezone(UTC)
+        except (KeyError, ValueError, TypeError, IndexError, OverflowError):
+            return datetime.now(UTC)
 
 
 class _Departure:
@@ -118,6 +122,10 @@ class _Connector(aiohttp.TCPConnector):
         self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
     ) -> Connection:
         connection = await super().connect(req, traces, timeout)
+        # A reply that nobody asked for waits on the connection: it would be read as the answer to this request.
+        while connection.protocol is not None and connection.protocol.should_close:
+            connection.close()
+            connection = await super().connect(req, traces, timeout)
         try:
             _departure.get().happen()
         except BaseException:
@@ -180,16 +188,21 @@ class HttpTransport:
         self._base = _checked_base(base_url)
         self._headers: CIMultiDict[str] = CIMultiDict(headers)
         self._headers.setdefault(hdrs.ACCEPT_ENCODING, "identity")
-        self._blot = [text.encode() for text in blot]
+        self._blot = [Secret.masked_bytes(text) for text in blot]
         self._given = session
         self._session = session
         self._closed = False
-        self._proxy = _checked_proxy(proxy)
+        self._proxy, self._proxy_headers = _checked_proxy(proxy)
         self._ssl = ssl
-        self._timeout = timeout
-        self._connect_timeout = connect_timeout
+        self._timeout = within("request_timeout", timeout)
+        self._connect_timeout = within("connect_timeout", connect_timeout)
         self._max_body = max_body
         self._urls: dict[str, URL] = {}
+
+    @property
+    def sees_departure(self) -> bool:
+        """``departing`` is called in the very moment in which a request leaves, and not before it may."""
+        return self._given is None
 
     @property
     def host(self) -> str:
@@ -267,7 +280,9 @@ class HttpTransport:
             data=body,
             headers=self._headers,
             allow_redirects=False,
+            raise_for_status=False,
             proxy=self._proxy,
+            proxy_headers=self._proxy_headers,
             middlewares=(_exactly_once,),
         ) as response:
             content = await self._read(endpoint, response)
@@ -293,10 +308,20 @@ class HttpTransport:
         return bytes(received)
 
     def _blotted(self, content: bytes) -> bytes:
+        """The content without secrets, also where JSON's escapes hide them."""
+        if b"\\" in content:
+            content = self._unescaped(content)
         for secret in self._blot:
             if secret in content:
                 content = content.replace(secret, b"***")
         return content
+
+    def _unescaped(self, content: bytes) -> bytes:
+        try:
+            plain = msgspec.json.encode(msgspec.json.decode(content))
+        except (ValueError, RecursionError):
+            return content
+        return plain if any(secret in plain for secret in self._blot) else content
 
     def _mapped(self, endpoint: str, error: BaseException, departed: bool) -> RequestFailed:
         """Foreign exceptions in our words, by what they prove."""
@@ -348,13 +373,17 @@ def _checked_base(base_url: str) -> URL:
     return url
 
 
-def _checked_proxy(proxy: str | None) -> URL | None:
+def _checked_proxy(proxy: str | None) -> tuple[URL | None, dict[str, str] | None]:
+    """The proxy without its password, and the headers for it, which cannot be printed."""
     if proxy is None:
-        return None
+        return None, None
     try:
         url = URL(proxy)
     except (ValueError, TypeError):
         raise UsageError("proxy is not a URL") from None
     if url.scheme not in {"http", "https"} or not url.host:
         raise UsageError("proxy must be http(s)://[user:password@]host:port")
-    return url
+    if url.user is None:
+        return url, None
+    credentials = aiohttp.encode_basic_auth(url.user, url.password or "")
+    return url.with_user(None), {hdrs.AUTHORIZATION: Secret.masked(credentials)}

@@ -25,6 +25,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from tronsave_async.arguments import whole_number, within
 from tronsave_async.errors import UsageError
 
 __all__ = [
@@ -71,17 +72,22 @@ class RateLimit(msgspec.Struct, frozen=True):
     margin: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.requests < 1:
-            raise UsageError("RateLimit.requests must be at least 1")
-        if not (self.per > 0 and math.isfinite(self.per)):
-            raise UsageError("RateLimit.per must be a finite number of seconds above 0")
-        if not (self.margin >= 0 and math.isfinite(self.margin)):
-            raise UsageError("RateLimit.margin must be a finite number of seconds, 0 or more")
+        whole_number("RateLimit.requests", self.requests, least=1)
+        within("RateLimit.per", self.per)
+        within("RateLimit.margin", self.margin, inclusive=True)
 
     @property
     def span(self) -> float:
         """Seconds for which a spent permit counts."""
         return self.per + self.margin
+
+    def and_also(self, other: RateLimit) -> RateLimit:
+        """One limit that keeps both: so few requests in so long a window that neither is exceeded."""
+        if self == other:
+            return self
+        requests = min(self.requests, other.requests)
+        per = max(each.per / (each.requests // requests) for each in (self, other))
+        return RateLimit(requests, per, max(self.margin, other.margin))
 
     @property
     def pace(self) -> float:
@@ -376,12 +382,12 @@ class RateLimiter:
         self._pushed = 0
 
     def declare(self, scope: Scope, limit: RateLimit) -> None:
-        """Set a scope's limit. Where it has one already, the slower of the two stays in force."""
+        """Set a scope's limit. Where it has one already, both are kept from then on."""
         queue = self._queues.get(scope)
         if queue is None:
             self._queues[scope] = _Queue(self, limit)
-        elif limit.pace < queue.window.limit.pace:
-            queue.tighten(limit)
+        elif (both := limit.and_also(queue.window.limit)) != queue.window.limit:
+            queue.tighten(both)
 
     async def acquire(self, scope: Scope, *, weight: int = 1, lane: Lane = Lane.READ) -> Permit:
         """Wait for the right to send one request.
@@ -414,8 +420,7 @@ class RateLimiter:
         Raises:
             UsageError: the scope was not declared, or ``seconds`` is negative or not finite.
         """
-        if not (seconds >= 0 and math.isfinite(seconds)):
-            raise UsageError("a penalty must be a finite number of seconds, 0 or more")
+        within("a penalty", seconds, inclusive=True)
         self._bind()
         self._queue(scope).window.close_until(self.now() + seconds)
 

@@ -25,17 +25,16 @@ def open_gateway(vendor: str, **options: Any) -> OrderGateway:
 
     Args:
         vendor: a name out of `available_gateways`.
-        options: the arguments of the gateway's constructor. Without any, the credentials come from the environment
-            (``from_env``).
+        options: the arguments of the gateway's ``from_env``: those of its constructor. Credentials that are left out
+            come from the environment.
 
     Raises:
         UsageError: no installed package provides this vendor.
-        CredentialsMissing: no options were given and the environment has no credentials.
+        CredentialsMissing: neither the options nor the environment have the credentials.
     """
     points = list(entry_points(group=GROUP, name=vendor))
     if not points:
         known = ", ".join(available_gateways()) or "none"
         raise UsageError(f"no gateway named {vendor!r} is installed (available: {known})")
-    factory = points[0].load()
-    gateway: OrderGateway = factory(**options) if options else factory.from_env()
+    gateway: OrderGateway = points[0].load().from_env(**options)
     return gateway

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 
 import msgspec
 
-from tronsave_async.errors import UsageError
+from tronsave_async.arguments import whole_number, within
 
 __all__ = ["Reach", "Repeatable", "RetryPolicy", "RetryQuota", "may_repeat", "parse_retry_after"]
 
@@ -69,12 +69,9 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     quota_refill: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise UsageError("RetryPolicy.attempts must be at least 1")
+        whole_number("RetryPolicy.attempts", self.attempts, least=1)
         for name in ("base", "cap", "max_retry_after", "quota", "quota_refill"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise UsageError(f"RetryPolicy.{name} must be a finite number, 0 or more")
+            within(f"RetryPolicy.{name}", getattr(self, name), inclusive=True)
 
     def delay(self, failures: int, *, spread: float) -> float:
         """Seconds to wait before the next try.

@@ -15,8 +15,9 @@ what to do next; it remembers doubt. The rules, in the order in which they matte
 from __future__ import annotations
 
 import enum
+from collections import OrderedDict
 from decimal import Decimal
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict
 
 import msgspec
 
@@ -37,7 +38,11 @@ from tronsave_async.outcomes import (
 if TYPE_CHECKING:
     from tronsave_async.exchange import Exchange
 
-__all__ = ["Case", "Meaning", "Step", "Verdict"]
+__all__ = ["Case", "Doubts", "Meaning", "Step", "Verdict"]
+
+
+REMEMBERED: Final = 10_000
+"""Orders in doubt that are remembered."""
 
 
 class Meaning(enum.Enum):
@@ -114,6 +119,37 @@ class Step(enum.Enum):
         return self is Step.SEND or self is Step.SEND_AFTER_PAUSE
 
 
+class Doubts:
+    """Orders whose cancel may have reached the vendor unanswered: all cases of a gateway know them, at once.
+
+    Doubt is cast by a lost reply and dispelled by proof that the order is dead. The latest 10,000 are remembered.
+    """
+
+    __slots__ = ("_orders",)
+
+    def __init__(self) -> None:
+        self._orders: OrderedDict[tuple[str | None, str | None], None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._orders)
+
+    def cast(self, order: OrderRef) -> None:
+        """A cancel of ``order`` may have arrived, and nothing says what it did."""
+        key = (order.id, order.client_id)
+        self._orders[key] = None
+        self._orders.move_to_end(key)
+        if len(self._orders) > REMEMBERED:
+            self._orders.popitem(last=False)
+
+    def dispel(self, order: OrderRef) -> None:
+        """``order`` is proved dead."""
+        self._orders.pop((order.id, order.client_id), None)
+
+    def hold(self, order: OrderRef) -> bool:
+        """Whether ``order`` is in doubt."""
+        return bool(self._orders) and (order.id, order.client_id) in self._orders
+
+
 class Case:
     """One caller's cancel of one order.
 
@@ -122,13 +158,16 @@ class Case:
         venue: the gateway's name.
         started: monotonic seconds at the call.
         attempts: cancel requests, and read-backs, to try at most.
-        doubt: an earlier call for this order ended without proof.
+        doubts: shared by the gateway's cases; what one call lost, another call for the same order is in doubt about.
         read_first: after a lost reply, read the order back before repeating the cancel.
     """
 
     __slots__ = (
         "_code",
         "_denied",
+        "_divided",
+        "_doubt",
+        "_doubts",
         "_last_state",
         "_limit",
         "_message",
@@ -137,7 +176,6 @@ class Case:
         "_started",
         "_wire",
         "attempts",
-        "doubt",
         "error",
         "exchange",
         "failures",
@@ -156,7 +194,7 @@ class Case:
         *,
         started: float,
         attempts: int,
-        doubt: bool = False,
+        doubts: Doubts,
         read_first: bool = True,
     ) -> None:
         self.order = order
@@ -164,8 +202,6 @@ class Case:
         self.attempts = 0
         self.failures = 0
         """Requests that failed in a row: the exponent of the back-off."""
-        self.doubt = doubt
-        """A cancel of this order may have reached the vendor unanswered."""
         self.outcome: CancelOutcome | None = None
         self.error: GatewayError | None = None
         """The account's error, to be raised where nothing is in doubt; the outcome is then only second best."""
@@ -177,10 +213,18 @@ class Case:
         self._read_first = read_first
         self._reads = 0
         self._denied = False
+        self._divided = 0
+        self._doubt = False
+        self._doubts = doubts
         self._wire = Wire.NOT_SENT
         self._last_state: OrderState | None = None
         self._code: str | None = None
         self._message: str | None = None
+
+    @property
+    def doubt(self) -> bool:
+        """A cancel of this order, by this call or another, may have reached the vendor unanswered."""
+        return self._doubt or self._doubts.hold(self.order)
 
     # -- what happened to a cancel request ------------------------------------------------------------------------
 
@@ -219,12 +263,26 @@ class Case:
             return self._look(pause=True)
         return self._unproved(now)
 
-    def left_queue(self, reached: Wire, *, tried: bool) -> None:
-        """The caller goes while its request waits or is under way; ``reached`` is what is known of that request."""
+    def was_divided(self, times: int) -> None:
+        """So many requests carried the order, were answered, and were divided. They are no tries of this order."""
+        self._divided += times
+        if times and self._wire is Wire.NOT_SENT:
+            self._wire = Wire.ANSWERED
+
+    def left_queue(self, reached: Wire, *, tried: bool, deserted: bool = True) -> None:
+        """The caller goes while its request waits or is under way.
+
+        Args:
+            reached: what is known of that request.
+            tried: it was under way.
+            deserted: nobody else waits for its answer, which will not be heard.
+        """
         self.attempts += tried
         if reached is Wire.MAYBE_SENT:
             self._wire = reached
-            self.doubt = True
+            self._doubt = True
+            if deserted:
+                self._doubts.cast(self.order)
         elif reached is Wire.ANSWERED and self._wire is Wire.NOT_SENT:
             self._wire = reached
 
@@ -280,9 +338,9 @@ class Case:
             self._unproved(now)
 
     @property
-    def in_doubt(self) -> bool:
-        """A request may have reached the vendor, and no outcome proves what it did."""
-        return self.doubt and (self.outcome is None or not self.outcome.closed)
+    def was_read(self) -> bool:
+        """The order was read back, or it was tried."""
+        return self._reads > 0
 
     @property
     def reason(self) -> str:
@@ -295,7 +353,8 @@ class Case:
         return self._wire is Wire.NOT_SENT and not self.doubt
 
     def _in_doubt(self) -> Step:
-        self.doubt = True
+        self._doubt = True
+        self._doubts.cast(self.order)
         self.failures += 1
         if self.attempts < self._limit and not self._read_first:
             return Step.SEND_AFTER_PAUSE
@@ -359,6 +418,8 @@ class Case:
         """The only place where a case gets its outcome."""
         assert self.outcome is None, "settled once"
         self.outcome = outcome
+        if outcome.closed:
+            self._doubts.dispel(self.order)
         return Step.DONE
 
     def _quote(self, code: str | None, message: str | None) -> None:
@@ -370,7 +431,7 @@ class Case:
         return {
             "order": self.order,
             "venue": self.venue,
-            "attempts": self.attempts,
+            "attempts": self.attempts + self._divided,
             "elapsed": now - self._started,
             "wire": self._wire,
             "evidence": evidence,

@@ -32,9 +32,6 @@ RATE_LIMIT: Final = RateLimit(requests=1, per=2.0, margin=0.09)
 90 ms in their way to the vendor; it costs 4.3 % of the pace. Whether the calls share one bucket, and whether it is
 metered by key or by address, is not documented."""
 
-MINIMUM_PENALTY: Final = 2.0
-"""Seconds after a 429: shorter makes no sense at one request per two seconds. No ``Retry-After`` is documented."""
-
 MAX_IDS: Final = 50
 """Orders per request. The vendor documents no maximum; a batch that it calls invalid is divided."""
 

@@ -7,12 +7,14 @@ requests: whoever waits for the cancel call goes with the next one.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+from tronsave_async.arguments import several_texts, whole_number
 from tronsave_async.coalescing import Delivery
 from tronsave_async.credentials import Secret
 from tronsave_async.dispatch import Dispatcher
-from tronsave_async.errors import UsageError
+from tronsave_async.errors import InvalidRequest, UsageError
 from tronsave_async.http import HttpReply, HttpTransport
 from tronsave_async.limiter import Lane, RateLimit, RateLimiter
 from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
@@ -89,10 +91,8 @@ class TronSaveGateway:
         request_timeout: float = 15.0,
         connect_timeout: float = 5.0,
     ) -> None:
-        if max_ids < 1:
-            raise UsageError("max_ids must be at least 1")
+        whole_number("max_ids", max_ids, least=1)
         key = Secret.of(api_key)
-        self._max_ids = max_ids
         transport = HttpTransport(
             VENUE,
             base_url,
@@ -127,13 +127,14 @@ class TronSaveGateway:
         self._dispatch.settle_with(cancels, self._read_back)
 
     @classmethod
-    def from_env(cls, **options: Any) -> Self:
-        """Take the API key from ``TRONSAVE_API_KEY``; the options are the constructor's.
+    def from_env(cls, api_key: str | Secret | None = None, **options: Any) -> Self:
+        """Take the API key from ``TRONSAVE_API_KEY``, unless it is given; the options are the constructor's.
 
         Raises:
             CredentialsMissing: the variable is not set.
         """
-        return cls(Secret.from_env(VENUE, config.API_KEY_VARIABLE), **options)
+        key = Secret.from_env(VENUE, config.API_KEY_VARIABLE) if api_key is None else api_key
+        return cls(key, **options)
 
     @property
     def venue(self) -> str:
@@ -158,7 +159,7 @@ class TronSaveGateway:
         on_outcome: Callable[[CancelOutcome], object] | None = None,
     ) -> list[CancelOutcome]:
         """Cancel many orders; see `OrderGateway.cancel_many`. N orders take N / ``max_ids`` requests."""
-        if isinstance(orders, str):
+        if isinstance(orders, str | bytes):
             raise UsageError("cancel_many takes several orders; cancel takes one")
         refs = [_ref(order) for order in orders]
         return await self._dispatch.cancel_many(refs, timeout, on_outcome, _why_unusable)
@@ -219,11 +220,11 @@ class TronSaveGateway:
         Canceling the call is safe.
         """
         request = wire.EstimateRequest(
-            receiver_count=receiver_count,
-            amount=amount,
-            max_price_accept=max_price_accept,
+            receiver_count=whole_number("receiver_count", receiver_count, least=1),
+            amount=whole_number("amount", amount, least=1),
+            max_price_accept=whole_number("max_price_accept", max_price_accept, least=1),
             resource_type=resource_type,
-            duration_sec=duration_sec,
+            duration_sec=whole_number("duration_sec", duration_sec, least=1),
         )
         return await self._post(
             "estimate", request, wire.Estimate, Lane.READ, Repeatable.ALWAYS, timeout
@@ -232,7 +233,7 @@ class TronSaveGateway:
     async def create(
         self,
         *,
-        receivers: Sequence[str],
+        receivers: Iterable[str],
         amount: int,
         max_price_accept: int,
         duration_sec: int,
@@ -263,14 +264,15 @@ class TronSaveGateway:
 
         Canceling the call may leave orders behind if the request had left: look in the history.
         """
-        if not receivers or isinstance(receivers, str):
-            raise UsageError("receivers must be a non-empty sequence of addresses")
+        addresses = several_texts("receivers", receivers)
+        if not all(addresses) or not addresses:
+            raise UsageError("receivers must be at least one address, none of them empty")
         request = wire.CreateRequest(
-            max_price_accept=max_price_accept,
-            amount=amount,
-            duration_sec=duration_sec,
-            deadline=deadline,
-            receivers=list(receivers),
+            max_price_accept=whole_number("max_price_accept", max_price_accept, least=1),
+            amount=whole_number("amount", amount, least=1),
+            duration_sec=whole_number("duration_sec", duration_sec, least=1),
+            deadline=whole_number("deadline", deadline, least=1),
+            receivers=addresses,
         )
         reply = await self._post(
             "create",
@@ -296,21 +298,8 @@ class TronSaveGateway:
 
         Canceling the call is safe.
         """
-        ids = [_usable(order_id).id or "" for order_id in dict.fromkeys(order_ids)]
-        words: dict[str, str] = {}
-        for start in range(0, len(ids), self._max_ids):
-            chunk = ids[start : start + self._max_ids]
-
-            async def attempt(exchange: Exchange, chunk: list[str] = chunk) -> Mapping[str, str]:
-                reply = await self._send(exchange, wire.OrderIds(chunk))
-                error = verdict.read_error("track", reply.status, reply.body, reply.retry_after())
-                if error is not None:
-                    raise error
-                return verdict.statuses(chunk, reply.status, reply.body)
-
-            words |= await self._dispatch.call(
-                "track", attempt, lane=Lane.READ, repeatable=Repeatable.ALWAYS, timeout=timeout
-            )
+        ids = _ids(order_ids)
+        words = await self._dispatch.poll(self._tracks, ids, timeout)
         return {order_id: words[order_id] for order_id in ids if order_id in words}
 
     async def confirm(
@@ -330,7 +319,7 @@ class TronSaveGateway:
 
         Canceling the call may leave rentals ended if the request had left.
         """
-        ids = [_usable(order_id).id or "" for order_id in dict.fromkeys(order_ids)]
+        ids = _ids(order_ids)
         if not ids:
             return []
         reply = await self._post(
@@ -390,7 +379,7 @@ class TronSaveGateway:
         """
         to = to if to is not None else datetime.now(UTC) + timedelta(minutes=1)
         pages = history.Pages()
-        while not pages.complete:
+        while pages.go_on():
             page = await self.history(
                 from_=from_, to=to, page=pages.next_page, page_size=page_size, timeout=timeout
             )
@@ -415,32 +404,28 @@ class TronSaveGateway:
         self, ids: Sequence[str], exchange: Exchange
     ) -> Mapping[str, wire.HistoryRow]:
         """Look for orders in the history, which has no filter by id: by the time of creation that their ids carry."""
-        wanted = set(ids)
+        missing = set(ids)
         found: dict[str, wire.HistoryRow] = {}
-        first: Exchange | None = exchange
         for period in history.periods(ids, now=datetime.now(UTC)):
             pages = history.Pages()
-            while (
-                not pages.complete
-                and pages.next_page < config.HISTORY_PAGES
-                and wanted - found.keys()
-            ):
-                query = history.query_of(
-                    period.start, period.end, pages.next_page, config.HISTORY_PAGE
-                )
-                page = await self._further_page(first, query)
-                first = None
-                found |= {row.id: row for row in pages.take(page) if row.id in wanted}
+            while missing and not exchange.is_unwanted and pages.go_on(config.HISTORY_PAGES):
+                query = history.query_of(*period, pages.next_page, config.HISTORY_PAGE)
+                try:
+                    page = await self._next_page(exchange, query)
+                except InvalidRequest:
+                    break  # the vendor refuses this period; the others stand for themselves
+                found |= {row.id: row for row in pages.take(page) if row.id in missing}
+                missing -= found.keys()
         return found
 
-    async def _further_page(
-        self, exchange: Exchange | None, query: Mapping[str, str]
-    ) -> wire.HistoryPage:
-        if exchange is not None:
+    async def _next_page(self, exchange: Exchange, query: Mapping[str, str]) -> wire.HistoryPage:
+        """The first page of a look-up goes with its admitted exchange, each further one with its own."""
+        if exchange.departed_at is None:
             return await self._page(exchange, query)
-        exchange = self._dispatch.open_exchange("history", 0)
-        await self._dispatch.admit(exchange, Lane.CANCEL)
-        return await self._page(exchange, query)
+        further = self._dispatch.open_exchange("history", exchange.orders)
+        return await self._dispatch.admitted(
+            further, exchange.lane, partial(self._page, query=query)
+        )
 
     async def _page(self, exchange: Exchange, query: Mapping[str, str]) -> wire.HistoryPage:
         path = config.PATHS["history"]
@@ -500,6 +485,14 @@ def _usable(order: OrderRef | str) -> OrderRef:
     if (reason := _why_unusable(ref)) is not None:
         raise UsageError(reason)
     return ref
+
+
+def _ids(order_ids: Iterable[str]) -> list[str]:
+    """Each id once, in the order given."""
+    ids = list(dict.fromkeys(several_texts("order_ids", order_ids)))
+    for order_id in ids:
+        _usable(order_id)
+    return ids
 
 
 def _why_unusable(order: OrderRef) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from tronsave_async.arguments import whole_number
 from tronsave_async.errors import BadReply, UsageError
 from tronsave_async.outcomes import Wire
 
@@ -57,8 +58,8 @@ def query_of(
             raise UsageError("history takes aware datetimes")
     if start is not None and end is not None and end < start:
         raise UsageError("the period ends before it starts")
-    if page < 0 or page_size < 1:
-        raise UsageError("page must be 0 or more, page_size 1 or more")
+    whole_number("page", page, least=0)
+    whole_number("page_size", page_size, least=1)
     query = {"page": str(page), "pageSize": str(page_size)}
     if start is not None:
         query["from"] = _milliseconds(start)
@@ -102,13 +103,17 @@ class Pages:
         self._rows = 0
         self._seen: set[str] = set()
 
+    def go_on(self, limit: int | None = None) -> bool:
+        """Whether there may be more, and no more than ``limit`` pages were taken."""
+        return not self.complete and (limit is None or self.next_page < limit)
+
     def take(self, page: HistoryPage) -> Iterator[HistoryRow]:
-        """The page's new rows. An empty page, or as many rows as the total, completes the period."""
+        """The page's new rows. A page without any, or as many rows as the total, completes the period."""
         self.next_page += 1
         self._rows += len(page.results)
         reached_total = page.total is not None and self._rows >= page.total
-        self.complete = not page.results or reached_total
         fresh = [row for row in page.results if row.id not in self._seen]
+        self.complete = not fresh or reached_total
         self._seen.update(row.id for row in fresh)
         return iter(fresh)
 
@@ -137,7 +142,7 @@ def _period_of(order_id: str, now: datetime) -> Period:
     created = created_at(order_id)
     if created is None:
         return Period(now - _DAY, now + _SLACK)
-    return Period(created - _SLACK, created + _SLACK)
+    return Period(max(created - _SLACK, _EPOCH), created + _SLACK)
 
 
 def _milliseconds(moment: datetime) -> str:

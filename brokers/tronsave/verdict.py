@@ -4,9 +4,8 @@ Pages (docs.tronsave.io): developers/api-reference/fast-charge/{cancel-order,tra
 developers/errors-and-rate-limits. What they leave open is read the cautious way, and said so here:
 
 - 200 to a cancel says nothing by itself: the outcome is per order.
-- ``fail_reason`` is undocumented free text: it is quoted, and never interpreted. So is an error's text: only a failed
-  validation (``FST_...``) leaves the orders as they are, and only "Invalid orderId" says that there is none; after any
-  other refusal the order is read back.
+- ``fail_reason`` is undocumented free text: it is quoted, and never interpreted. The same goes for an error's text:
+  only "Invalid orderId" says that there is no such order; after any other refusal the order is read back.
 - An order that the reply does not mention, mentions twice in different ways, or reports as successful together with a
   reason to fail or in the middle of an error, may or may not have been canceled.
 - No word for canceled or expired is documented. The words "canceled" (in both spellings) and "expired" are taken to
@@ -72,10 +71,12 @@ _TSAS: Final = re.compile(r"TSAS:([0-9]{1,9}|xxx)\s+([A-Z][A-Z0-9_]*)(?:\s+(.*))
 _BY_STATUS: Final[Mapping[int, type[VendorError]]] = {
     401: AuthenticationRejected,
     403: PermissionDenied,
-    404: WrongEndpoint,
-    405: WrongEndpoint,
-    429: RateLimited,
 }
+"""In the vendor's own shape; the same status from something in front of it says nothing about the account."""
+_BY_ADDRESS: Final = frozenset({404, 405})
+"""In any shape: whoever answers does not serve the path."""
+_MALFORMED: Final = frozenset({400, 413, 415, 422})
+"""Refused before anything was done."""
 
 _BY_CODE: Final[Mapping[str, type[VendorError]]] = {
     "API_KEY_REQUIRED": AuthenticationRejected,
@@ -108,8 +109,7 @@ _MEANINGS: Final[Mapping[type[GatewayError], Meaning]] = {
 }
 """What an error in reply to a cancel means for its orders. InvalidRequest and OrderNotFound blame the ids."""
 
-_VALIDATION: Final = "FST_"
-"""Fastify's own codes: the request failed before anybody looked at an order."""
+_DEAD_UNFILLED: Final = frozenset({OrderState.CANCELED, OrderState.EXPIRED})
 
 _CANCELED: Final = Verdict(meaning=Meaning.CANCELED, executed=Decimal(0))
 """Only orders that are not matched can be canceled, and all of their TRX goes back (page: cancel-order)."""
@@ -188,13 +188,11 @@ def cancel_verdicts(
     Raises:
         Divide: the vendor refused the whole request, and one id of several may be the reason.
     """
-    error = read_error("cancel", status, body, retry_after)
-    success = 200 <= status < 300
-    items = _cancel_items(body) if success else None
-    if error is not None and not items:
+    if (error := read_error("cancel", status, body, retry_after)) is not None:
         return _verdicts_of_error(ids, error)
-    if error is not None or items is None:
-        text = "the reply is not TronSave's" if error is None else "the reply contradicts itself"
+    items = _cancel_items(body)
+    if items is None:
+        text = "the reply is not TronSave's"
         return dict.fromkeys(ids, Verdict(meaning=Meaning.AMBIGUOUS, message=text))
     verdicts: dict[str, Verdict] = {}
     for item in items:
@@ -246,7 +244,7 @@ def snapshot_of_row(order: OrderRef, row: HistoryRow) -> OrderSnapshot:
     state = _state_of_row(row)
     amount = None if row.amount is None else Decimal(row.amount)
     filled = state is OrderState.FILLED
-    dead_unfilled = state in (OrderState.CANCELED, OrderState.EXPIRED)
+    dead_unfilled = state in _DEAD_UNFILLED
     return OrderSnapshot(
         order=order,
         venue=VENUE,
@@ -262,14 +260,16 @@ def _unmatched(row: HistoryRow) -> bool:
 
 
 def _state_of_row(row: HistoryRow) -> OrderState:
-    """``is_matched`` outranks the word; money given back tells a canceled order from a pending one."""
-    if row.is_matched:
-        return OrderState.FILLED
-    if _unmatched(row) and (row.repay_amount or 0) > 0:
-        return OrderState.CANCELED
+    """The word and ``is_matched`` must not contradict each other; money given back tells a canceled order from a
+    pending one."""
     state = state_of_word(row.status)
-    contradicts = _unmatched(row) and state is OrderState.FILLED
-    return OrderState.UNKNOWN if contradicts else state
+    if row.is_matched:
+        return OrderState.UNKNOWN if state in _DEAD_UNFILLED else OrderState.FILLED
+    if not _unmatched(row):
+        return state
+    if state is OrderState.FILLED:
+        return OrderState.UNKNOWN
+    return OrderState.CANCELED if (row.repay_amount or 0) > 0 else state
 
 
 def _verdicts_of_error(ids: Sequence[str], error: VendorError | BadReply) -> Mapping[str, Verdict]:
@@ -277,18 +277,13 @@ def _verdicts_of_error(ids: Sequence[str], error: VendorError | BadReply) -> Map
         raise Divide from error
     code = error.code if isinstance(error, VendorError) else None
     text = error.text if isinstance(error, VendorError) else error.reason
-    invalid = code is not None and code.startswith(_VALIDATION)
     verdict = Verdict(
-        meaning=Meaning.REFUSED if invalid else _MEANINGS[type(error)],
-        code=code or _status_code(error),
+        meaning=_MEANINGS[type(error)],
+        code=code,
         message=text or None,
         error=error,
     )
     return dict.fromkeys(ids, verdict)
-
-
-def _status_code(error: VendorError | BadReply) -> str | None:
-    return None if error.status is None else str(error.status)
 
 
 def _verdict_of_item(item: CancelItem) -> Verdict:
@@ -323,30 +318,31 @@ def _track_items(body: bytes) -> Sequence[TrackItem] | None:
         return decode_items(body, "results", TrackItem, strict=True)
 
 
-def _hidden_error(endpoint: str, status: int, body: bytes) -> VendorError | None:
-    """An error envelope inside a success: not documented, and cheap to notice."""
-    if not body.startswith(b'{"error":true'):
+def _hidden_error(endpoint: str, status: int, body: bytes) -> BadReply | None:
+    """An error inside a success contradicts it: nobody knows what was done."""
+    if b'"error"' not in body or (words := _words(body)) is None:
         return None
-    words = _words(body)
-    if words is None:
-        return None
-    kind = _BY_CODE.get(words.code or "", BusinessRefusal)
-    code, number, text = words
-    return kind(VENUE, endpoint, status=status, code=code, number=number, text=text)
+    reason = f"an error inside HTTP {status}: {words.code or words.text}"
+    return BadReply(VENUE, endpoint, reason, wire=Wire.ANSWERED, status=status)
 
 
 def _kind(status: int, words: _Words | None) -> type[VendorError] | None:
+    """The kind of an error; None where nobody can say whether the request was processed."""
     if status >= 500:
         return VendorFailure
-    if 300 <= status < 400:
+    if status in _BY_ADDRESS or 300 <= status < 400:
         return WrongEndpoint
+    if status == 429:
+        return RateLimited
+    if words is None:
+        return None
     if status in _BY_STATUS:
         return _BY_STATUS[status]
-    if words is None:
+    if status not in _MALFORMED:
         return None
     if words.code == "INVALID_PARAMS" and words.text.strip().casefold() == "invalid orderid":
         return OrderNotFound
-    if words.code is None or words.code.startswith(_VALIDATION):
+    if words.code is None or words.code.startswith("FST_"):
         return InvalidRequest
     return _BY_CODE.get(words.code, BusinessRefusal)
 

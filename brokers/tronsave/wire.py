@@ -229,7 +229,6 @@ class ErrorBody(msgspec.Struct, frozen=True):
     error: bool | str | None = None
     message: str | None = None
     code: str | None = None
-    statusCode: int | None = None
 
 
 def decode_items(body: bytes, field: str, item_type: type[T], *, strict: bool) -> list[T] | None:

@@ -1,0 +1,70 @@
+"""Checks of what callers pass. Pure; each names the argument that it refuses."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from tronsave_async.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["several_texts", "timeout_seconds", "whole_number", "within"]
+
+
+def timeout_seconds(timeout: object) -> float | None:
+    """Seconds above 0, or None for no bound.
+
+    Raises:
+        UsageError: it is zero, negative, not a number, or no number at all.
+    """
+    if timeout is None or timeout == math.inf:
+        return None
+    if isinstance(timeout, int | float) and not isinstance(timeout, bool) and timeout > 0:
+        return float(timeout) if timeout < _FOREVER else None
+    raise UsageError("timeout must be a number of seconds above 0, or None")
+
+
+_FOREVER = 1e9
+"""Seconds that no event loop lives: 30 years."""
+
+
+def within(name: str, value: object, *, above: float = 0.0, inclusive: bool = False) -> float:
+    """A finite number above a bound, or at least the bound.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        fits = value >= above if inclusive else value > above
+        if fits and value < math.inf:
+            return value
+    bound = f"{above:g} or more" if inclusive else f"above {above:g}"
+    raise UsageError(f"{name} must be a finite number, {bound}")
+
+
+def whole_number(name: str, value: object, *, least: int) -> int:
+    """An int (no bool, no float) of at least ``least``.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return value
+    raise UsageError(f"{name} must be a whole number, {least} or more")
+
+
+def several_texts(name: str, values: Iterable[str]) -> list[str]:
+    """A list of texts out of any iterable but a text itself, which is iterable by accident.
+
+    Raises:
+        UsageError: it is text or bytes, or has an item that is not text.
+    """
+    given: object = values
+    if isinstance(given, str | bytes | bytearray):
+        raise UsageError(f"{name} must be several texts, not one")
+    texts = list(values)
+    if not all(isinstance(text, str) for text in texts):
+        raise UsageError(f"{name} must hold texts only")
+    return texts
