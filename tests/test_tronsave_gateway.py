@@ -774,7 +774,7 @@ async def test_closing_ends_everything_with_the_truth() -> None:
 @pytest.mark.virtual_time
 async def test_closing_ends_a_pause() -> None:
     """A case that waits for its next try ends as soon as the gateway closes."""
-    retry = RetryPolicy(base=1000, cap=1000)
+    retry = RetryPolicy(base=1e6, cap=1e6)
     async with vendor(gateway_retry=retry) as (sandbox, gateway):
         sandbox.faults.add(faults.drop_before("cancel"))
         task = asyncio.create_task(gateway.cancel(sandbox.add_order(), timeout=None))
@@ -789,7 +789,7 @@ async def test_closing_ends_a_pause() -> None:
 @pytest.mark.parametrize("moment", [0.5, 3.0, 4.5])
 async def test_closing_ends_cancel_many(moment: float) -> None:
     """Closing ends a ``cancel_many`` in every phase (under way, pause, read-back) with the truth."""
-    retry = RetryPolicy(base=20, cap=20)
+    retry = RetryPolicy(base=1e6, cap=1e6)
     async with vendor(gateway_retry=retry, gateway_max_ids=2) as (sandbox, gateway):
         ids = [sandbox.add_order() for _ in range(6)]
         sandbox.match(ids[0])

@@ -23,7 +23,8 @@ class Reply:
     data: bytes = b""
     """Written verbatim."""
     then: str = "keep"
-    """Then the connection is: "keep" open for the next request, "close"d, "abort"ed (RST), or left to "hang"."""
+    """Then the connection is: "keep" open for the next request, "close"d, "abort"ed (RST), or left to "hang"; or the
+    data are sent "again", unasked for, before it is kept open."""
 
 
 def http(status: int = 200, body: bytes = b"{}", *headers: str, length: int | None = None) -> bytes:
@@ -103,7 +104,10 @@ class RawServer:
             writer.transport.abort()
         if reply.then == "hang":
             await asyncio.Event().wait()
-        return reply.then == "keep"
+        if reply.then == "again":
+            await asyncio.sleep(0.005)
+            writer.write(reply.data)
+        return reply.then in ("keep", "again")
 
 
 async def _read_request(reader: asyncio.StreamReader) -> bytes | None:
