@@ -1377,3 +1377,39 @@ def test_anything_at_any_time() -> None:
         AnythingAtAnyTime,
         settings=settings(max_examples=50, stateful_step_count=20),
     )
+
+
+# -- two limits for one scope ---------------------------------------------------------------------------------
+
+
+@st.composite
+def limits(draw: st.DrawFn) -> RateLimit:
+    """Draw a limit."""
+    requests = draw(st.integers(1, 50))
+    return RateLimit(
+        requests, per=draw(st.integers(1, 600)) / 4, margin=draw(st.integers(0, 9)) / 8
+    )
+
+
+@given(limits(), limits())
+def test_one_limit_keeps_both(one: RateLimit, other: RateLimit) -> None:
+    """The limit that replaces two lets no more through in either's window than that one allows."""
+    both = one.and_also(other)
+    for limit in (one, other):
+        windows = math.ceil(limit.per / both.per - 1e-9)
+        assert both.requests * windows <= limit.requests
+        assert both.margin >= limit.margin
+    assert one.and_also(one) == one
+    assert both == other.and_also(one)
+
+
+async def test_a_burst_does_not_replace_a_pace() -> None:
+    """A limit of many in a long window does not let a burst through where one in a short window is in force."""
+    limiter = RateLimiter()
+    limiter.declare(SCOPE, RateLimit(1, per=60.0))
+    limiter.declare(SCOPE, RateLimit(100, per=60_000.0))
+    with await limiter.acquire(SCOPE) as permit:
+        permit.spend()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await limiter.acquire(SCOPE)

@@ -1,0 +1,63 @@
+"""What callers pass is checked before anything is sent."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tronsave_async import UsageError
+from tronsave_async.arguments import several_texts, timeout_seconds, whole_number, within
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [(5, 5.0), (0.1, 0.1), (None, None), (math.inf, None), (10**400, None), (1e9, None)],
+)
+def test_timeouts(given: Any, seconds: float | None) -> None:
+    """A timeout is seconds above 0; none, endless, and beyond any life are no bound."""
+    assert timeout_seconds(given) == seconds
+
+
+@pytest.mark.parametrize("given", [0, -1, -math.inf, math.nan, "5", True, Decimal(5), [5]])
+def test_unusable_timeouts(given: Any) -> None:
+    """Anything else is a usage error."""
+    with pytest.raises(UsageError, match=r"^timeout must be"):
+        timeout_seconds(given)
+
+
+def test_numbers_within_bounds() -> None:
+    """Finite numbers above the bound pass as they are, and the bound itself where it is included."""
+    assert within("x", 0.5) == 0.5
+    assert within("x", 3, above=2.0) == 3
+    assert within("x", 0, inclusive=True) == 0
+
+
+@pytest.mark.parametrize("given", [0, -1, math.inf, math.nan, "1", None, True])
+def test_numbers_beyond_bounds(given: Any) -> None:
+    """Everything else names the argument and its bound."""
+    with pytest.raises(UsageError, match=r"^margin must be a finite number, above 0$"):
+        within("margin", given)
+    if given not in (0, "1", None):
+        with pytest.raises(UsageError, match=r"0 or more$"):
+            within("margin", given if given is not True else math.nan, inclusive=True)
+
+
+@pytest.mark.parametrize("given", [0, -1, 1.0, "1", None, True, math.nan])
+def test_whole_numbers(given: Any) -> None:
+    """Only ints of at least the least pass."""
+    assert whole_number("n", 7, least=1) == 7
+    with pytest.raises(UsageError, match=r"^n must be a whole number, 1 or more$"):
+        whole_number("n", given, least=1)
+
+
+def test_several_texts() -> None:
+    """Any iterable of texts is a list of texts; one text, bytes, and other items are not."""
+    assert several_texts("ids", (text for text in "ab")) == ["a", "b"]
+    assert several_texts("ids", []) == []
+    wrong: list[Any] = ["ab", b"ab", bytearray(b"ab"), [1], [b"a"], [None]]
+    for values in wrong:
+        with pytest.raises(UsageError, match=r"^ids must"):
+            several_texts("ids", values)
