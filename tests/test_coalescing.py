@@ -266,6 +266,16 @@ async def reading_room() -> AsyncIterator[Room]:
     assert room.crashes == []
 
 
+@pytest.fixture
+async def narrow_room() -> AsyncIterator[Room]:
+    """Yield a room for batches of one, where all but the last get a task of their own; it must be left empty."""
+    room = Room(asyncio.get_running_loop(), maximum=1)
+    yield room
+    await turns()
+    room.assert_idle()
+    assert room.crashes == []
+
+
 # -- sharing ---------------------------------------------------------------------------------------
 
 
@@ -524,17 +534,132 @@ async def test_a_request_that_nobody_wants_never_departs(room: Room) -> None:
     assert room.batcher.under_way == 0
 
 
-async def test_a_request_is_revoked_even_before_its_task_ran(room: Room) -> None:
+async def test_a_request_is_revoked_even_before_its_task_ran(narrow_room: Room) -> None:
     """A request that was taken and not yet begun is never begun when nobody wants it."""
-    (caller,) = room.want("a")
+    room = narrow_room
+    caller, other = room.want("a", "b")
     await turns()
     room.grant()
     await turns(1)
     assert caller.ticket.taken
+    assert not other.ticket.taken
     assert not room.requests
     assert caller.leave() is Wire.NOT_SENT
     await turns()
     assert not room.requests
+    request = await room.sent(departed=True)
+    assert request.keys == ["b"]
+    request.reply.set_result(echo("b"))
+    await turns()
+    assert other.value == "b!"
+
+
+async def test_the_last_batch_begins_in_the_step_that_took_it(narrow_room: Room) -> None:
+    """Who asked for the permit carries the last batch itself; only one before the last needs a task of its own."""
+    room = narrow_room
+    first, last = room.want("a", "b")
+    (flusher,) = room.tasks
+    await turns()
+    one = await room.sent(departed=True)
+    (carrier,) = room.tasks - {flusher}
+    room.grant()
+    await turns(1)
+    assert last.ticket.taken
+    assert [request.keys for request in room.requests] == [["a"], ["b"]]
+    assert room.tasks == {flusher, carrier}
+    two = room.requests[1]
+    two.connected.set_result(None)
+    two.reply.set_result(echo("b"))
+    await turns()
+    assert room.tasks == {carrier}
+    one.reply.set_result(echo("a"))
+    await turns()
+    assert (first.value, last.value) == ("a!", "b!")
+
+
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize("end", ["revoke", "cancel", "crash"])
+async def test_the_end_of_a_carrier_is_not_the_newcomers_end(
+    room: Room, end: str, settled: bool
+) -> None:
+    """Whoever comes while the last batch is carried gets another flusher, which outlives the carrying one."""
+    (early,) = room.want("a")
+    (carrier,) = room.tasks
+    await turns()
+    request = await room.sent()
+    (late,) = room.want("b")
+    (flusher,) = room.tasks - {carrier}
+    if settled:
+        await turns()
+    if end == "revoke":
+        assert early.leave() is Wire.NOT_SENT
+    elif end == "cancel":
+        carrier.cancel()
+    else:
+        request.connected.set_exception(ZeroDivisionError("a bug"))
+    await turns()
+    assert carrier.done()
+    assert carrier.cancelled() == (end != "crash")
+    assert not early.waits
+    assert not request.departed
+    assert room.tasks == {flusher}
+    assert late.waits
+    new = await room.sent(departed=True)
+    assert new.keys == ["b"]
+    new.reply.set_result(echo("b"))
+    await turns()
+    assert late.value == "b!"
+    assert [type(crash) for crash in room.crashes] == [ZeroDivisionError] * (end == "crash")
+    room.crashes.clear()
+
+
+async def test_a_ticket_that_left_tells_whether_others_want_its_key(room: Room) -> None:
+    """Company are those of the same key who stay, whether it waits or is under way, and nobody else."""
+    first, second, third, other = room.want("a", "a", "a", "b")
+    await turns()
+    assert first.ticket.has_company
+    first.leave()
+    assert first.ticket.has_company
+    request = await room.sent(departed=True)
+    second.leave()
+    assert second.ticket.has_company
+    third.leave()
+    assert not third.ticket.has_company
+    assert other.waits
+    (late,) = room.want("a")
+    assert not third.ticket.has_company, "it wants the key of another request"
+    late.leave()
+    assert not late.ticket.has_company
+    request.reply.set_result(echo("ab"))
+    await turns()
+    assert other.value == "b!"
+
+
+async def test_a_ticket_tells_whether_its_key_is_under_way(room: Room) -> None:
+    """A key is under way from the moment it is taken, and in a half that waits it is not, although it was taken."""
+    caller, other = room.want("a", "b")
+
+    def told(caller: Caller) -> tuple[bool, bool]:
+        return caller.ticket.taken, caller.ticket.under_way
+
+    assert told(caller) == (False, False)
+    await turns()
+    assert told(caller) == (False, False)
+    request = await room.sent()
+    (sharer,) = room.want("a")
+    assert told(caller) == told(sharer) == (True, True)
+    request.connected.set_result(None)
+    await turns()
+    assert told(caller) == (True, True)
+    request.reply.set_exception(Divide())
+    await turns()
+    assert told(caller) == told(other) == (True, False)
+    request = await room.sent(departed=True)
+    assert (told(caller), told(other)) == ((True, True), (True, False))
+    other.leave()
+    request.reply.set_result(echo("a"))
+    await turns()
+    assert (caller.value, sharer.value) == ("a!", "a!")
 
 
 async def test_a_newcomer_after_a_revoked_request_gets_its_own(room: Room) -> None:
@@ -908,10 +1033,19 @@ async def test_whoever_comes_after_the_closing_is_told_at_once(room: Room, lane:
     room.batcher.close()
     (caller,) = room.want("a", lane=lane)
     assert_cut_off(caller, Wire.NOT_SENT)
+    assert caller.delivery.divided == 0
     assert not caller.ticket.taken
+    assert not caller.ticket.under_way
+    assert not caller.ticket.has_company
+    assert caller.ticket.divided == 0
+    assert caller.ticket.joined_at <= room.loop.time()
     assert not room.tasks
+    assert (room.batcher.waiting, room.batcher.under_way) == (0, 0)
     await turns()
     assert not room.requests
+    (exchange,) = room.exchanges
+    assert caller.delivery.exchange is exchange
+    assert (exchange.orders, exchange.departed_at) == (1, None)
 
 
 async def test_whoever_comes_back_during_the_closing_is_told_at_once(room: Room) -> None:
@@ -939,35 +1073,58 @@ async def test_closing_fails_those_who_wait_at_once(room: Room, settled: bool) -
     assert not room.requests
 
 
-async def test_closing_before_the_task_ran_lets_nothing_depart(room: Room) -> None:
+async def test_closing_before_the_task_ran_lets_nothing_depart(narrow_room: Room) -> None:
     """A request that was taken and not begun is told of the closing, and does not depart when it begins."""
-    (caller,) = room.want("a")
+    room = narrow_room
+    caller, other = room.want("a", "b")
     await turns()
     room.grant()
     await turns(1)
     assert caller.ticket.taken
+    assert not other.ticket.taken
+    assert not room.requests
     room.answers_at_once = True
     room.batcher.close()
     assert_cut_off(caller, Wire.NOT_SENT)
+    assert_cut_off(other, Wire.NOT_SENT)
     await turns()
-    assert not room.requests[0].departed
+    (request,) = room.requests
+    assert request.keys == ["a"]
+    assert not request.departed
 
 
 async def test_a_task_that_is_canceled_before_it_ran_after_closing_changes_nothing(
-    room: Room,
+    narrow_room: Room,
 ) -> None:
     """The closing gateway cancels its tasks: one that never started has delivered all the same."""
-    (caller,) = room.want("a")
+    room = narrow_room
+    caller, other = room.want("a", "b")
     await turns()
     room.grant()
     await turns(1)
     assert caller.ticket.taken
+    assert not other.ticket.taken
     room.batcher.close()
     for task in room.tasks:
         task.cancel()
     await turns()
     assert_cut_off(caller, Wire.NOT_SENT)
+    assert_cut_off(other, Wire.NOT_SENT)
     assert not room.requests
+
+
+async def test_a_carrier_that_is_canceled_after_closing_changes_nothing(room: Room) -> None:
+    """The closing gateway cancels its tasks: who carries the last batch has delivered all the same."""
+    (caller,) = room.want("a")
+    await turns()
+    request = await room.sent()
+    (task,) = room.tasks
+    room.batcher.close()
+    task.cancel()
+    await turns()
+    assert_cut_off(caller, Wire.NOT_SENT)
+    assert task.cancelled()
+    assert not request.departed
 
 
 async def test_closing_before_the_connection_stands_lets_nothing_depart(room: Room) -> None:

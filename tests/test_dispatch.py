@@ -14,7 +14,7 @@ import pytest
 from brokers.tronsave import TronSaveGateway
 from brokers.tronsave.sandbox import OrderState as Recorded
 from brokers.tronsave.sandbox import TronSaveRules, TronSaveSandbox, UnknownIds
-from support.canary import CANARY
+from support.canary import CANARY, WatchedGateway
 from support.raw_server import RawServer, Reply, http
 from support.tronsave import LIMIT, QUICK, UNMETERED, lie, vendor
 from tronsave_async import (
@@ -55,7 +55,7 @@ CREATE: dict[str, Any] = {
 def at(server: RawServer, **options: Any) -> TronSaveGateway:
     """Return a quick gateway at a server."""
     defaults: dict[str, Any] = {"rate_limit": UNMETERED, "retry": QUICK, "limiter": RateLimiter()}
-    return TronSaveGateway(CANARY, base_url=server.url, **(defaults | options))
+    return WatchedGateway(CANARY, base_url=server.url, **(defaults | options))
 
 
 # -- other replies --------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from brokers.tronsave.sandbox import (
     UnknownIds,
 )
 from brokers.tronsave.sandbox import OrderState as Recorded
+from support.canary import CANARY, WatchedGateway
 from support.raw_server import RawServer, Reply, http
 from support.tronsave import LIMIT, QUICK, UNMETERED, lie, vendor
 from tronsave_async import (
@@ -335,7 +336,7 @@ async def test_one_deadline_bounds_everything() -> None:
 async def test_connect_hang_until_the_deadline_is_not_sent() -> None:
     """A caller whose connection never stood gets NotSent, and its request cannot leave any more."""
     async with RawServer() as server:
-        gateway = TronSaveGateway(
+        gateway = WatchedGateway(
             "key", base_url=server.url, limiter=RateLimiter(), connect_timeout=60
         )
         connector = gateway._dispatch._transport._open_session().connector
@@ -637,8 +638,8 @@ async def test_raising_callback_harms_no_order() -> None:
 async def test_wrong_key() -> None:
     """A rejected key is an error about the account, for one order, many orders and reads; one request is enough."""
     async with (
-        TronSaveSandbox() as sandbox,
-        TronSaveGateway("wrong", base_url=sandbox.url, max_ids=2) as gateway,
+        TronSaveSandbox(api_key=CANARY) as sandbox,
+        WatchedGateway("wrong", base_url=sandbox.url, max_ids=2) as gateway,
     ):
         order_id = sandbox.add_order()
         for call in (gateway.cancel, gateway.get_order):
@@ -692,11 +693,11 @@ async def test_rejected_key_in_doubt_is_unknown() -> None:
 async def test_wrong_host() -> None:
     """A host that refuses connections, and a host that is not TronSave, are told apart, and prove what they prove."""
     async with RawServer([Reply(http(404, b"<html>nginx</html>"))]) as server:
-        async with TronSaveGateway("key", base_url=server.url, retry=QUICK) as gateway:
+        async with WatchedGateway("key", base_url=server.url, retry=QUICK) as gateway:
             with pytest.raises(WrongEndpoint):
                 await gateway.cancel("a")
         url = server.url
-    async with TronSaveGateway("key", base_url=url, retry=QUICK, rate_limit=UNMETERED) as gateway:
+    async with WatchedGateway("key", base_url=url, retry=QUICK, rate_limit=UNMETERED) as gateway:
         outcome = await gateway.cancel("a")
         assert isinstance(outcome, NotSent)
         assert (outcome.attempts, outcome.wire) == (4, Wire.NOT_SENT)
@@ -807,8 +808,8 @@ async def test_closing_ends_cancel_many(moment: float) -> None:
 
 async def test_opened_in_one_task_closed_in_another() -> None:
     """Tasks do not matter to a gateway's lifetime."""
-    async with TronSaveSandbox() as sandbox:
-        gateway = TronSaveGateway(sandbox.api_key, base_url=sandbox.url)
+    async with TronSaveSandbox(api_key=CANARY) as sandbox:
+        gateway = WatchedGateway(sandbox.api_key, base_url=sandbox.url)
         await asyncio.create_task(gateway.__aenter__())
         assert isinstance(await asyncio.create_task(gateway.cancel(sandbox.add_order())), Canceled)
         await asyncio.create_task(gateway.aclose())
@@ -837,8 +838,8 @@ def test_it_is_an_order_gateway() -> None:
 async def test_two_hundred_calls_and_no_rejection() -> None:
     """200 calls through 50 ms of jitter give no 429 at a strict meter, at 95 % of the documented pace or better."""
     async with (
-        TronSaveSandbox(jitter=0.05, seed=7) as sandbox,
-        TronSaveGateway(sandbox.api_key, base_url=sandbox.url, max_ids=1) as gateway,
+        TronSaveSandbox(api_key=CANARY, jitter=0.05, seed=7) as sandbox,
+        WatchedGateway(sandbox.api_key, base_url=sandbox.url, max_ids=1) as gateway,
     ):
         ids = [sandbox.add_order(deadline=10_000) for _ in range(200)]
         await gateway.cancel_many(ids)
@@ -853,10 +854,10 @@ async def test_two_hundred_calls_and_no_rejection() -> None:
 async def test_gateways_of_one_account_share_their_budget() -> None:
     """Two gateways on one account and host, not told of each other, give no 429; another account has its own budget."""
     async with (
-        TronSaveSandbox(more_keys=["other-key"]) as sandbox,
-        TronSaveGateway(sandbox.api_key, base_url=sandbox.url) as one,
-        TronSaveGateway(sandbox.api_key, base_url=sandbox.url) as two,
-        TronSaveGateway("other-key", base_url=sandbox.url) as other,
+        TronSaveSandbox(api_key=CANARY, more_keys=["other-key"]) as sandbox,
+        WatchedGateway(sandbox.api_key, base_url=sandbox.url) as one,
+        WatchedGateway(sandbox.api_key, base_url=sandbox.url) as two,
+        WatchedGateway("other-key", base_url=sandbox.url) as other,
     ):
         started = asyncio.get_running_loop().time()
         await asyncio.gather(
@@ -885,7 +886,7 @@ async def test_vendor_that_meters_all_calls_together(rules: TronSaveRules) -> No
         outcome = await gateway.cancel(filled, timeout=60)
         assert isinstance(outcome, AlreadyClosed)
         assert sandbox.rejections > 0
-        async with TronSaveGateway(
+        async with WatchedGateway(
             sandbox.api_key, base_url=sandbox.url, limiter=RateLimiter(), shared_bucket=True
         ) as knowing:
             await asyncio.sleep(10)
@@ -900,7 +901,7 @@ async def test_429_closes_the_scope_for_all_its_users() -> None:
     limiter = RateLimiter()
     async with (
         vendor(gateway_limiter=limiter) as (sandbox, gateway),
-        TronSaveGateway(
+        WatchedGateway(
             sandbox.api_key, base_url=sandbox.url, limiter=limiter, rate_limit=UNMETERED
         ) as other,
     ):

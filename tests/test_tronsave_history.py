@@ -198,19 +198,60 @@ def test_a_row_that_a_shifted_page_repeats_comes_once() -> None:
     assert pages.complete
 
 
+@pytest.mark.parametrize("total", [None, 4, 1000])
+def test_a_page_of_nothing_but_repeats_ends_the_period(total: int | None) -> None:
+    """Only a fresh row shows that pages go on: one among repeats is enough, none is the end, whatever the total."""
+    pages = Pages()
+    assert list(pages.take(HistoryPage(rows_of("d", "c"), total))) == rows_of("d", "c")
+    assert not pages.complete
+    assert list(pages.take(HistoryPage(rows_of("c", "b"), None))) == rows_of("b")
+    assert not pages.complete
+    assert list(pages.take(HistoryPage(rows_of("d", "b"), 1000))) == []
+    assert (pages.next_page, pages.complete) == (3, True)
+
+
+@given(rows=st.integers(0, 12), tells_total=st.booleans(), more=st.integers(0, 100))
+def test_a_vendor_that_ignores_the_page_ends_it(rows: int, tells_total: bool, more: int) -> None:
+    """The same page again and again is read once: the second look at it ends the period."""
+    same = rows_of(*map(str, range(rows)))
+    page = HistoryPage(same, rows + more if tells_total else None)
+    pages, read = Pages(), list[HistoryRow]()
+    while pages.go_on():
+        assert pages.next_page < 2
+        read += pages.take(page)
+    assert read == same
+
+
+def test_reading_goes_on_until_the_end_or_the_limit() -> None:
+    """So many pages at most are asked for, and none after the last."""
+    pages = Pages()
+    assert pages.go_on()
+    assert pages.go_on(1)
+    assert not pages.go_on(0)
+    pages.take(HistoryPage(rows_of("a")))
+    assert pages.go_on()
+    assert pages.go_on(2)
+    assert not pages.go_on(1)
+    pages.take(HistoryPage([]))
+    assert not pages.go_on()
+    assert not pages.go_on(100)
+
+
 @given(
     orders=st.integers(0, 40),
     size=st.integers(1, 12),
     tells_total=st.booleans(),
-    newcomers=st.lists(st.integers(0, 3), max_size=6),
+    newcomers=st.lists(st.integers(0, 12), max_size=6),
 )
 def test_every_row_of_a_period_comes_exactly_once(
     orders: int, size: int, tells_total: bool, newcomers: list[int]
 ) -> None:
-    """However the pages are cut and shifted by new orders, each old row is read once and the reading ends."""
+    """However the pages are cut and shifted by new orders, fewer than a page between two of them, each old row is read
+    once and the reading ends."""
+    newcomers = [min(count, size - 1) for count in newcomers]
     history = [str(number) for number in range(orders, 0, -1)]
     pages, read, arriving = Pages(), list[str](), iter(newcomers)
-    while not pages.complete:
+    while pages.go_on():
         assert pages.next_page <= math.ceil((orders + sum(newcomers)) / size) + 1
         start = pages.next_page * size
         total = len(history) if tells_total else None
@@ -270,6 +311,7 @@ def test_where_an_order_is_looked_for() -> None:
     assert created is not None
     assert periods([A], now=NOW) == [Period(created - SLACK, created + SLACK)]
     assert periods(["other"], now=NOW) == [Period(NOW - timedelta(days=1), NOW + SLACK)]
+    assert periods(["0" * 24], now=NOW) == [Period(EPOCH, EPOCH + SLACK)]
     assert periods([], now=NOW) == []
 
 

@@ -67,6 +67,8 @@ def fastify(status: int, error: str, message: str, **fields: object) -> bytes:
 
 ErrorCase = tuple[int, bytes, type[VendorError], str | None, int | None, str]
 
+WORDS_OF_107 = ("INVALID_API_KEY", 107, "x")
+
 ERRORS: dict[str, ErrorCase] = {
     # the documented literals
     "no key": (
@@ -166,7 +168,40 @@ ERRORS: dict[str, ErrorCase] = {
         None,
         f"TSAS:{'9' * 5000} X",
     ),
-    "conflict": (409, fastify(409, "Conflict", "busy"), InvalidRequest, None, None, "busy"),
+    "odd statusCode": (
+        400,
+        b'{"error":true,"message":"no","statusCode":"400"}',
+        InvalidRequest,
+        None,
+        None,
+        "no",
+    ),
+    "statusCode of 5000 digits": (
+        422,
+        b'{"error":true,"message":"no","statusCode":' + b"9" * 5000 + b"}",
+        InvalidRequest,
+        None,
+        None,
+        "no",
+    ),
+    # the other statuses of a malformed request
+    "too large": (
+        413,
+        fastify(413, "Payload Too Large", "big", code="FST_ERR_CTP_BODY_TOO_LARGE"),
+        InvalidRequest,
+        "FST_ERR_CTP_BODY_TOO_LARGE",
+        None,
+        "big",
+    ),
+    "no such order, 422": (
+        422,
+        app("TSAS:408 INVALID_PARAMS Invalid orderId"),
+        OrderNotFound,
+        "INVALID_PARAMS",
+        408,
+        "Invalid orderId",
+    ),
+    "refusal, 413": (413, app("TSAS:xxx NOPE now"), BusinessRefusal, "NOPE", None, "now"),
     "other code": (
         415,
         fastify(415, "Unsupported", "no", code="FST_ERR_CTP_INVALID_MEDIA_TYPE"),
@@ -183,14 +218,43 @@ ERRORS: dict[str, ErrorCase] = {
         None,
         "m",
     ),
-    # what the status alone says
+    # in the vendor's shape the status outranks an unknown code
+    "401 of another code": (401, app("TSAS:xxx NOPE"), AuthenticationRejected, "NOPE", None, ""),
+    "401 of the framework": (
+        401,
+        fastify(401, "Unauthorized", "who"),
+        AuthenticationRejected,
+        None,
+        None,
+        "who",
+    ),
+    "403 of the framework": (
+        403,
+        fastify(403, "Forbidden", "you", code="FST_X"),
+        PermissionDenied,
+        "FST_X",
+        None,
+        "you",
+    ),
+    # in any shape: what the status alone says
+    **{
+        f"{status} with words": (status, app("TSAS:107 INVALID_API_KEY x"), kind, *WORDS_OF_107)
+        for status, kind in {
+            302: WrongEndpoint,
+            404: WrongEndpoint,
+            405: WrongEndpoint,
+            429: RateLimited,
+            500: VendorFailure,
+            503: VendorFailure,
+        }.items()
+    },
     **{
         f"{status} in HTML": (status, b"<html>", kind, None, None, "")
         for status, kind in {
+            300: WrongEndpoint,
             301: WrongEndpoint,
             307: WrongEndpoint,
-            401: AuthenticationRejected,
-            403: PermissionDenied,
+            399: WrongEndpoint,
             404: WrongEndpoint,
             405: WrongEndpoint,
             429: RateLimited,
@@ -201,17 +265,6 @@ ERRORS: dict[str, ErrorCase] = {
         }.items()
     },
     "failure with words": (500, app("TSAS:500 OOPS x"), VendorFailure, "OOPS", 500, "x"),
-    # an error inside a success
-    "200 refusal": (200, app("TSAS:xxx NOPE now"), BusinessRefusal, "NOPE", None, "now"),
-    "200 bad key": (
-        200,
-        app("TSAS:107 INVALID_API_KEY"),
-        AuthenticationRejected,
-        "INVALID_API_KEY",
-        107,
-        "",
-    ),
-    "200 text": (201, app("Rate limit reached"), BusinessRefusal, None, None, "Rate limit reached"),
 }
 
 
@@ -224,7 +277,56 @@ def test_an_error_is_typed_and_quoted(case: ErrorCase) -> None:
     assert isinstance(error, VendorError)
     assert (error.code, error.number, error.text) == (code, number, text)
     assert (error.venue, error.endpoint, error.status) == ("tronsave", "cancel", status)
-    assert error.retry_after == (7.5 if status >= 300 else None)
+    assert error.retry_after == 7.5
+
+
+ENVELOPES: dict[str, tuple[bytes, str]] = {
+    "no such order": (app("TSAS:408 INVALID_PARAMS Invalid orderId"), "INVALID_PARAMS"),
+    "bad key": (app("TSAS:107 INVALID_API_KEY", data=None), "INVALID_API_KEY"),
+    "refusal": (app("TSAS:xxx NOPE now"), "NOPE"),
+    "text": (app("Rate limit reached"), "Rate limit reached"),
+    "last field": (b'{"message":"TSAS:xxx NOPE","error":true}', "NOPE"),
+    "spaced": (b'\n{ "error" : true , "message" : "TSAS:xxx NOPE" }', "NOPE"),
+    "framework": (
+        fastify(400, "Bad Request", "must be array", code="FST_ERR_VALIDATION"),
+        "FST_ERR_VALIDATION",
+    ),
+    "framework, no code": (fastify(409, "Conflict", "busy"), "busy"),
+}
+"""Errors of each of the vendor's shapes, and what is quoted of them."""
+
+
+@pytest.mark.parametrize(("body", "quoted"), ENVELOPES.values(), ids=ENVELOPES.keys())
+@pytest.mark.parametrize("status", [200, 201, 204, 299])
+def test_an_error_inside_a_success_is_a_bad_reply(status: int, body: bytes, quoted: str) -> None:
+    """Whatever the error is, and whoever seems to be blamed: it contradicts its status, and proves nothing."""
+    error = read_error("cancel", status, body, 7.5)
+    assert isinstance(error, BadReply)
+    assert error.reason == f"an error inside HTTP {status}: {quoted}"
+    assert (error.venue, error.endpoint) == ("tronsave", "cancel")
+    assert (error.status, error.wire) == (status, Wire.ANSWERED)
+    with pytest.raises(BadReply, match=f"an error inside HTTP {status}"):
+        read_reply("create", status, body, wire.CreateReply)
+    with pytest.raises(BadReply, match=f"an error inside HTTP {status}"):
+        statuses([A, B], status, body)
+
+
+UNDOCUMENTED = [101, 199, 402, 406, 408, 409, 410, 414, 421, 423, 451, 499]
+
+
+@pytest.mark.parametrize("body", [body for body, _ in ENVELOPES.values()], ids=ENVELOPES.keys())
+@pytest.mark.parametrize("status", UNDOCUMENTED)
+def test_the_vendor_s_words_with_an_undocumented_status_are_a_bad_reply(
+    status: int, body: bytes
+) -> None:
+    """Only the statuses of a malformed request say that nothing was done: with any other, words prove nothing."""
+    error = read_error("cancel", status, body, 7.5)
+    assert isinstance(error, BadReply)
+    assert (error.venue, error.endpoint) == ("tronsave", "cancel")
+    assert (error.status, error.wire) == (status, Wire.ANSWERED)
+    assert f"HTTP {status}" in error.reason
+    with pytest.raises(BadReply):
+        statuses([A, B], status, body)
 
 
 UNREADABLE: dict[str, bytes] = {
@@ -239,21 +341,20 @@ UNREADABLE: dict[str, bytes] = {
     "message is a list": b'{"error":true,"message":["no"]}',
     "error is a number": b'{"error":1,"message":"no"}',
     "code is a number": b'{"error":true,"message":"no","code":107}',
-    "status is text": b'{"error":true,"message":"no","statusCode":"400"}',
     "lone surrogate in the message": b'{"error":true,"message":"\\udc00"}',
     "message not utf-8": b'{"error":true,"message":"\xff"}',
-    "status of 5000 digits": b'{"error":true,"message":"no","statusCode":' + b"9" * 5000 + b"}",
 }
 
 
 @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE.keys())
-@pytest.mark.parametrize("status", [400, 402, 408, 409, 422, 451, 101])
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 408, 409, 413, 415, 422, 451, 499, 101])
 def test_an_error_that_is_not_tronsave_s_is_a_bad_reply(status: int, body: bytes) -> None:
     """Where something else answered, nobody knows whether the request was processed."""
     error = read_error("cancel", status, body)
     assert isinstance(error, BadReply)
     assert (error.status, error.wire) == (status, Wire.ANSWERED)
     assert str(status) in str(error)
+    assert error.reason == f"HTTP {status} in a shape that is not TronSave's"
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
@@ -261,7 +362,8 @@ def test_a_success_is_no_error(status: int) -> None:
     """Whatever a 2xx carries, only TronSave's own error envelope makes it an error."""
     for endpoint in ("cancel", "confirm", "create", "track", "estimate", "history"):
         assert read_error(endpoint, status, literal(endpoint)) is None
-    for body in (b'{"error":true', b'{"error":true}', *NOT_TRONSAVE.values()):
+    no_envelopes = [UNREADABLE[name] for name in ("not an error", "error is null")]
+    for body in (b'{"error":true', b'{"error":true}', *no_envelopes, *NOT_TRONSAVE.values()):
         assert read_error("cancel", status, body) is None
 
 
@@ -455,23 +557,43 @@ REPLIES_WITH_ERRORS: dict[str, tuple[int, bytes, Meaning, str | None, str | None
         None,
     ),
     "bad key": (*error_of("apikey not valid"), Meaning.ACCOUNT, "INVALID_API_KEY", None),
-    "forbidden": (403, b"", Meaning.ACCOUNT, "403", None),
+    "forbidden": (
+        403,
+        app("TSAS:108 FORBIDDEN Forbidden"),
+        Meaning.ACCOUNT,
+        "FORBIDDEN",
+        "Forbidden",
+    ),
+    "forbidden, not said by the vendor": (
+        403,
+        b"",
+        Meaning.AMBIGUOUS,
+        None,
+        "HTTP 403 in a shape that is not TronSave's",
+    ),
+    "unauthorized, not said by the vendor": (
+        401,
+        b"<html>",
+        Meaning.AMBIGUOUS,
+        None,
+        "HTTP 401 in a shape that is not TronSave's",
+    ),
     "wrong path": (
         *error_of("wrong path, not: unknown order"),
         Meaning.ACCOUNT,
-        "404",
+        None,
         "Route POST:/v2/... not found",
     ),
-    "redirect": (308, b"", Meaning.ACCOUNT, "308", None),
+    "redirect": (308, b"", Meaning.ACCOUNT, None, None),
     "rate limit": (
         *error_of("rate limit"),
         Meaning.NOT_PROCESSED,
-        "429",
+        None,
         "Rate limit reached",
     ),
     "validation": (
         *error_of("required property missing"),
-        Meaning.REFUSED,
+        Meaning.UNPROVED,
         "FST_ERR_VALIDATION",
         "body must have required property 'order_ids'",
     ),
@@ -482,13 +604,13 @@ REPLIES_WITH_ERRORS: dict[str, tuple[int, bytes, Meaning, str | None, str | None
         "INVALID_PARAMS",
         "Invalid orderId",
     ),
-    "failure": (500, b"<html>", Meaning.AMBIGUOUS, "500", None),
-    "bad gateway": (502, b"", Meaning.AMBIGUOUS, "502", None),
+    "failure": (500, b"<html>", Meaning.AMBIGUOUS, None, None),
+    "bad gateway": (502, b"", Meaning.AMBIGUOUS, None, None),
     "foreign error": (
         400,
         b"<html>",
         Meaning.AMBIGUOUS,
-        "400",
+        None,
         "HTTP 400 in a shape that is not TronSave's",
     ),
     # words that no page documents are quoted and the order is read back: it may be filled
@@ -502,14 +624,7 @@ REPLIES_WITH_ERRORS: dict[str, tuple[int, bytes, Meaning, str | None, str | None
         400,
         app("Order was already matched"),
         Meaning.UNPROVED,
-        "400",
-        "Order was already matched",
-    ),
-    "conflict": (
-        409,
-        fastify(409, "Conflict", "Order was already matched"),
-        Meaning.UNPROVED,
-        "409",
+        None,
         "Order was already matched",
     ),
     "other parameters": (
@@ -519,7 +634,14 @@ REPLIES_WITH_ERRORS: dict[str, tuple[int, bytes, Meaning, str | None, str | None
         "INVALID_PARAMS",
         "orderId was already matched",
     ),
-    "refusal in a success": (200, app("TSAS:xxx NOPE"), Meaning.UNPROVED, "NOPE", None),
+    "failure with words": (500, app("TSAS:500 OOPS x"), Meaning.AMBIGUOUS, "OOPS", "x"),
+    "refusal in a success": (
+        200,
+        app("TSAS:xxx NOPE"),
+        Meaning.AMBIGUOUS,
+        None,
+        "an error inside HTTP 200: NOPE",
+    ),
 }
 
 
@@ -527,13 +649,37 @@ REPLIES_WITH_ERRORS: dict[str, tuple[int, bytes, Meaning, str | None, str | None
 def test_what_an_error_means_for_an_order(
     case: tuple[int, bytes, Meaning, str | None, str | None],
 ) -> None:
-    """Only what the vendor documents proves something; the vendor's words are quoted, and so is the bare status."""
+    """Only what the vendor documents proves something; the vendor's words are quoted, and a status is no code."""
     status, body, meaning, code, message = case
     verdict = cancel_verdicts([A], status, body)[A]
     assert (verdict.meaning, verdict.code, verdict.message) == (meaning, code, message)
     assert (verdict.executed, verdict.remaining) == (None, None)
     if meaning is Meaning.ACCOUNT:
         assert isinstance(verdict.error, VendorError)
+    assert isinstance(verdict.error, VendorError | BadReply)
+    assert verdict.error.status == status
+
+
+@pytest.mark.parametrize("status", UNDOCUMENTED)
+@pytest.mark.parametrize(
+    "body",
+    [
+        fastify(409, "Conflict", "Order was already matched"),
+        app("Order was already matched"),
+        app("TSAS:408 INVALID_PARAMS Invalid orderId"),
+        fastify(400, "Bad Request", "must be array", code="FST_ERR_VALIDATION"),
+    ],
+)
+def test_the_vendor_s_words_with_an_undocumented_status_are_ambiguous(
+    status: int, body: bytes
+) -> None:
+    """Such a reply blames no id, so nothing is divided: any of the orders may have been canceled."""
+    verdicts = cancel_verdicts([A, B], status, body)
+    assert set(verdicts) == {A, B}
+    for verdict in verdicts.values():
+        assert (verdict.meaning, verdict.code) == (Meaning.AMBIGUOUS, None)
+        assert f"HTTP {status}" in (verdict.message or "")
+        assert isinstance(verdict.error, BadReply)
 
 
 BLAMING_IDS = [
@@ -541,6 +687,9 @@ BLAMING_IDS = [
     (400, app("TSAS:408 INVALID_PARAMS Invalid orderId")),
     (400, app("TSAS:408 INVALID_PARAMS")),
     (400, app("Something is off")),
+    (413, app("Something is off")),
+    (415, app("Something is off")),
+    (422, app("TSAS:408 INVALID_PARAMS Invalid orderId")),
 ]
 
 
@@ -562,6 +711,10 @@ def test_an_error_that_one_id_may_have_caused_divides_the_batch(status: int, bod
         error_of("business rule (number not published)"),
         (502, b""),
         (400, b"<html>"),
+        (401, b"<html>"),
+        (404, app("TSAS:408 INVALID_PARAMS Invalid orderId")),
+        (409, app("TSAS:408 INVALID_PARAMS Invalid orderId")),
+        (200, app("TSAS:408 INVALID_PARAMS Invalid orderId")),
     ],
 )
 def test_any_other_error_means_the_same_for_all(status: int, body: bytes) -> None:
@@ -571,12 +724,39 @@ def test_any_other_error_means_the_same_for_all(status: int, body: bytes) -> Non
     assert len({(verdict.meaning, verdict.code) for verdict in verdicts.values()}) == 1
 
 
-def test_an_error_around_results_contradicts_itself() -> None:
-    """An error envelope with results inside proves neither the error nor a success."""
-    body = b'{"error":true,"message":"partly failed","cancel_results":[%s]}' % encoded(item(A))
-    assert cancel_verdicts([A, B], 200, body) == {A: CONTRADICTION, B: CONTRADICTION}
-    empty = b'{"error":true,"message":"TSAS:xxx NOPE","cancel_results":[]}'
-    assert cancel_verdicts([A], 200, empty)[A].meaning is Meaning.UNPROVED
+AROUND: dict[str, bytes] = {
+    "no results": b"",
+    "empty": b',"cancel_results":[]',
+    "a success": b',"cancel_results":[%s]' % encoded(item(A)),
+    "two successes": b',"cancel_results":[%s,%s]' % (encoded(item(A)), encoded(item(B))),
+    "a refusal": b',"cancel_results":[%s]' % encoded(item(A, False, "matched")),
+    "another order": b',"cancel_results":[%s]' % encoded(item(C)),
+    "odd": b',"cancel_results":[null,{"order_id":5}]',
+}
+
+
+@pytest.mark.parametrize("results", AROUND.values(), ids=AROUND.keys())
+@pytest.mark.parametrize(("envelope", "quoted"), ENVELOPES.values(), ids=ENVELOPES.keys())
+@pytest.mark.parametrize("status", [200, 201, 299])
+def test_an_error_around_results_contradicts_itself(
+    status: int, envelope: bytes, quoted: str, results: bytes
+) -> None:
+    """An error in a success, with results inside or without, proves nothing for any order, and divides no batch."""
+    body = envelope.rstrip().removesuffix(b"}") + results + b"}"
+    verdicts = cancel_verdicts([A, B], status, body)
+    assert set(verdicts) == {A, B}
+    for verdict in verdicts.values():
+        assert (verdict.meaning, verdict.code) == (Meaning.AMBIGUOUS, None)
+        assert verdict.message == f"an error inside HTTP {status}: {quoted}"
+        assert (verdict.executed, verdict.remaining) == (None, None)
+        assert isinstance(verdict.error, BadReply)
+
+
+def test_what_only_resembles_an_error_hides_no_result() -> None:
+    """A success may say that there is no error: its results stand."""
+    for said in (b'"error":false,"message":"Success"', b'"error":null,"message":"no"'):
+        body = b'{%s,"cancel_results":[%s]}' % (said, encoded(item(A)))
+        assert cancel_verdicts([A], 200, body) == {A: CANCELED}
 
 
 ANYTHING = st.recursive(
@@ -728,11 +908,26 @@ ALL, NONE_FILLED, UNTOLD = (Decimal(65), None), (Decimal(0), Decimal(65)), (None
 ROWS: dict[str, tuple[Row, OrderState, tuple[Decimal | None, Decimal | None]]] = {
     "matched": ({"status": "Completed", "is_matched": True}, OrderState.FILLED, ALL),
     "completed": ({"status": "Completed"}, OrderState.FILLED, ALL),
-    "matched outranks the word": (
-        {"status": "Canceled", "is_matched": True, "repay_amount": 5},
+    "matched outranks an open word": (
+        {"status": "Pending", "is_matched": True},
         OrderState.FILLED,
         ALL,
     ),
+    "matched outranks an unknown word": (
+        {"status": "Frozen", "is_matched": True, "repay_amount": 5},
+        OrderState.FILLED,
+        ALL,
+    ),
+    "matched, no word": ({"is_matched": True}, OrderState.FILLED, ALL),
+    **{
+        f"matched and {word}, given back {given_back}": (
+            {"status": word, "is_matched": True, "repay_amount": given_back},
+            OrderState.UNKNOWN,
+            UNTOLD,
+        )
+        for word in ("Canceled", "cancelled", "Expired")
+        for given_back in (None, 0, 5)
+    },
     "matched and confirmed": (
         {"status": "Completed", "is_matched": True, "repay_amount": 357_500},
         OrderState.FILLED,
@@ -771,11 +966,15 @@ ROWS: dict[str, tuple[Row, OrderState, tuple[Decimal | None, Decimal | None]]] =
     ),
     "canceled, not told whether matched": ({"status": "Canceled"}, OrderState.CANCELED, UNTOLD),
     "expired": ({"status": "Expired", "is_matched": False}, OrderState.EXPIRED, NONE_FILLED),
-    "contradiction": (
-        {"status": "Completed", "is_matched": False},
-        OrderState.UNKNOWN,
-        UNTOLD,
-    ),
+    **{
+        f"not matched and {word}, given back {given_back}": (
+            {"status": word, "is_matched": False, "repay_amount": given_back},
+            OrderState.UNKNOWN,
+            UNTOLD,
+        )
+        for word in ("Completed", "matched")
+        for given_back in (None, 0, 5)
+    },
     "unknown word": ({"status": "Frozen", "is_matched": False}, OrderState.UNKNOWN, UNTOLD),
     "no word": ({}, OrderState.UNKNOWN, UNTOLD),
 }
@@ -785,10 +984,12 @@ ROWS: dict[str, tuple[Row, OrderState, tuple[Decimal | None, Decimal | None]]] =
 def test_what_a_history_row_says(
     row: Row, state: OrderState, amounts: tuple[Decimal | None, Decimal | None]
 ) -> None:
-    """A fill outranks every word, a refund tells a canceled order from a waiting one, and no amount is assumed."""
+    """A row that contradicts itself says nothing, a refund tells a canceled order from a waiting one, and no amount is
+    assumed."""
     snapshot = snapshot_of_row(ORDER, wire.HistoryRow(id=A, amount=65, **row))
     assert (snapshot.state, snapshot.vendor_state) == (state, row.get("status"))
     assert (snapshot.executed, snapshot.remaining) == amounts
     without = snapshot_of_row(ORDER, wire.HistoryRow(id=A, **row))
-    assert without.executed in (None, Decimal(0))
+    assert without.state is state
+    assert without.executed == (Decimal(0) if amounts == NONE_FILLED else None)
     assert without.remaining is None

@@ -68,7 +68,9 @@ def watched(method: Callable[..., Any]) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             result = await method(*args, **kwargs)
-        except Exception as error:
+        except (
+            BaseException
+        ) as error:  # also the cancellation of a call, with the locals on its way
             sightings.error(error)
             raise
         sightings.value(result)
