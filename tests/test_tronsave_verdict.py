@@ -359,12 +359,14 @@ def test_an_error_that_is_not_tronsave_s_is_a_bad_reply(status: int, body: bytes
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
 def test_a_success_is_no_error(status: int) -> None:
-    """Whatever a 2xx carries, only TronSave's own error envelope makes it an error."""
+    """Whatever a 2xx carries, only an object that flags an error makes it one, with or without words."""
     for endpoint in ("cancel", "confirm", "create", "track", "estimate", "history"):
         assert read_error(endpoint, status, literal(endpoint)) is None
     no_envelopes = [UNREADABLE[name] for name in ("not an error", "error is null")]
-    for body in (b'{"error":true', b'{"error":true}', *no_envelopes, *NOT_TRONSAVE.values()):
+    for body in (b'{"error":true', b'["error"]', *no_envelopes, *NOT_TRONSAVE.values()):
         assert read_error("cancel", status, body) is None
+    for body in (b'{"error":true}', b'{"error":1,"cancel_results":[]}', b'{"code":7,"error":"x"}'):
+        assert isinstance(read_error("cancel", status, body), BadReply)
 
 
 def test_the_last_of_two_keys_counts_and_neither_crashes() -> None:

@@ -93,12 +93,12 @@ class Ticket(Generic[K, R]):
 
     @property
     def has_company(self) -> bool:
-        """Others want the same key."""
+        """Somebody wants the same key: others, once this ticket was left."""
         return bool(self._slot.tickets)
 
     @property
     def under_way(self) -> bool:
-        """A request that carries the key is under way."""
+        """A request took the key with it and has not been divided."""
         return self._slot.batch is not None
 
     @property

@@ -101,20 +101,24 @@ class Pages:
         self.next_page = 0
         self.complete = False
         self._rows = 0
+        self._total: int | None = None
         self._seen: set[str] = set()
 
     def go_on(self, limit: int | None = None) -> bool:
-        """Whether there may be more, and no more than ``limit`` pages were taken."""
+        """Whether there may be more, and fewer than ``limit`` pages were taken."""
         return not self.complete and (limit is None or self.next_page < limit)
 
     def take(self, page: HistoryPage) -> Iterator[HistoryRow]:
-        """The page's new rows. A page without any, or as many rows as the total, completes the period."""
+        """The page's new rows. As many rows as the total complete the period; so does a page without any new row,
+        unless the total grew meanwhile and pushed known rows onto it."""
         self.next_page += 1
         self._rows += len(page.results)
+        grew = self._total is not None and page.total is not None and page.total > self._total
+        self._total = page.total
         reached_total = page.total is not None and self._rows >= page.total
         fresh = [row for row in page.results if row.id not in self._seen]
-        self.complete = not fresh or reached_total
         self._seen.update(row.id for row in fresh)
+        self.complete = reached_total or not (fresh or grew)
         return iter(fresh)
 
 

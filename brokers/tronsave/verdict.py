@@ -149,6 +149,8 @@ def read_error(
     kind = _kind(status, words)
     if kind is None:
         reason = f"HTTP {status} in a shape that is not TronSave's"
+        if words is not None:
+            reason = f"HTTP {status}: {words.code or words.text}"
         return BadReply(VENUE, endpoint, reason, wire=Wire.ANSWERED, status=status)
     code, number, text = words or _Words(None, None, "")
     return kind(
@@ -320,10 +322,19 @@ def _track_items(body: bytes) -> Sequence[TrackItem] | None:
 
 def _hidden_error(endpoint: str, status: int, body: bytes) -> BadReply | None:
     """An error inside a success contradicts it: nobody knows what was done."""
-    if b'"error"' not in body or (words := _words(body)) is None:
+    if b'"error"' not in body or not _flags_error(body):
         return None
+    words = _words(body) or _Words(None, None, "no words")
     reason = f"an error inside HTTP {status}: {words.code or words.text}"
     return BadReply(VENUE, endpoint, reason, wire=Wire.ANSWERED, status=status)
+
+
+def _flags_error(body: bytes) -> bool:
+    try:
+        reply = msgspec.json.decode(body)
+    except _UNFIT:
+        return False
+    return isinstance(reply, dict) and reply.get("error") not in (None, False)
 
 
 def _kind(status: int, words: _Words | None) -> type[VendorError] | None:
