@@ -29,7 +29,7 @@ NAMELESS = {"utils", "util", "helpers", "helper", "common", "base", "misc", "sha
 # Broad handlers that do not re-raise: "file:function" -> the reason why nothing is lost.
 SWALLOWING = {
     "tronsave_async/dispatch.py:call": "raises what it caught, or OutcomeUnknown from it",
-    "tronsave_async/dispatch.py:guarded": "a user's callback; reported to the loop's handler",
+    "tronsave_async/tasks.py:guarded": "a user's callback; reported to the loop's handler",
 }
 
 

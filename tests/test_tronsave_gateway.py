@@ -697,7 +697,9 @@ async def test_wrong_host() -> None:
             with pytest.raises(WrongEndpoint):
                 await gateway.cancel("a")
         url = server.url
-    async with WatchedGateway("key", base_url=url, retry=QUICK, rate_limit=UNMETERED) as gateway:
+    async with WatchedGateway(
+        "key", base_url=url, retry=QUICK, rate_limit=UNMETERED, limiter=RateLimiter()
+    ) as gateway:
         outcome = await gateway.cancel("a")
         assert isinstance(outcome, NotSent)
         assert (outcome.attempts, outcome.wire) == (4, Wire.NOT_SENT)

@@ -21,7 +21,7 @@ from tronsave_async.outcomes import Wire
 if TYPE_CHECKING:
     from tronsave_async.exchange import Exchange
 
-__all__ = ["Batcher", "Delivery", "Divide", "Spawn", "Ticket"]
+__all__ = ["Batcher", "Delivery", "Divide", "Mailbox", "Spawn", "Ticket"]
 
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
@@ -105,6 +105,27 @@ class Ticket(Generic[K, R]):
     def divided(self) -> int:
         """Requests that took the key with them since this caller joined, were answered, and were divided."""
         return self._slot.divided - self._divided_before
+
+
+class Mailbox(Generic[R]):
+    """Waits for one delivery, and keeps it even if the waiter was canceled in the same tick."""
+
+    __slots__ = ("_future", "delivery")
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.delivery: Delivery[R] | None = None
+
+    def __call__(self, delivery: Delivery[R]) -> None:
+        self.delivery = delivery
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> Delivery[R]:
+        """Wait for the delivery. Canceling the call leaves a delivery of the same tick in ``delivery``."""
+        await self._future
+        assert self.delivery is not None, "delivered before the future is done"
+        return self.delivery
 
 
 class _Slot(Generic[K, R]):

@@ -16,12 +16,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from copy import copy
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 
 from tronsave_async.arguments import timeout_seconds
-from tronsave_async.coalescing import Batcher, Delivery, Ticket
+from tronsave_async.coalescing import Batcher, Delivery, Mailbox, Ticket
 from tronsave_async.errors import (
     ConnectFailed,
     GatewayClosed,
@@ -36,16 +36,18 @@ from tronsave_async.errors import (
 )
 from tronsave_async.exchange import Exchange, Revoked
 from tronsave_async.limiter import Lane, RateLimit, RateLimiter, Scope, shared_limiter
+from tronsave_async.many import CancelMany
 from tronsave_async.orders import OrderRef, OrderSnapshot
-from tronsave_async.outcomes import CancelOutcome, NotSent, Wire
+from tronsave_async.outcomes import CancelOutcome, Wire
 from tronsave_async.retry import Reach, Repeatable, RetryPolicy, RetryQuota, may_repeat
 from tronsave_async.settlement import Case, Doubts, Meaning, Step, Verdict
+from tronsave_async.tasks import clock, guarded, start
 from tronsave_async.telemetry import Event, OutcomeReached, Penalized, Retried, TelemetryHook
 
 if TYPE_CHECKING:
     from tronsave_async.http import HttpReply, HttpTransport
 
-__all__ = ["Dispatcher", "ReadBack", "guarded", "reach_of", "start"]
+__all__ = ["Dispatcher", "ReadBack", "reach_of"]
 
 R = TypeVar("R")
 
@@ -129,7 +131,7 @@ class Dispatcher:
             admit=self.admit,
             send=send,
             spawn=self.spawn,
-            clock=_clock,
+            clock=clock,
             join_departed=join_departed,
         )
         self._batchers.append(batcher)
@@ -150,7 +152,7 @@ class Dispatcher:
             self.venue,
             endpoint,
             orders=orders,
-            clock=_clock,
+            clock=clock,
             emit=self._emit,
             sees_departure=self._transport.sees_departure,
         )
@@ -192,7 +194,7 @@ class Dispatcher:
 
     async def fetch(self, batcher: Batcher[str, R], key: str, lane: Lane) -> Delivery[R]:
         """Want ``key`` from ``batcher``. Canceling the call takes only this interest away."""
-        mailbox: _Mailbox[R] = _Mailbox()
+        mailbox: Mailbox[R] = Mailbox()
         ticket = batcher.join(key, lane, mailbox)
         try:
             return await mailbox.wait()
@@ -232,7 +234,7 @@ class Dispatcher:
         self, batcher: Batcher[str, R], keys: Sequence[str], found: dict[str, R]
     ) -> tuple[list[str], Delivery[R] | None]:
         """Ask once for all ``keys``; put what is told into ``found``, and return what failed."""
-        mailboxes = {key: _Mailbox[R]() for key in keys}
+        mailboxes = {key: Mailbox[R]() for key in keys}
         tickets = {key: batcher.join(key, Lane.READ, box) for key, box in mailboxes.items()}
         failed: list[str] = []
         last: Delivery[R] | None = None
@@ -340,7 +342,7 @@ class Dispatcher:
         except TimeoutError:
             if not bound.expired():
                 raise
-            case.give_up("out of time", _clock())
+            case.give_up("out of time", clock())
         if case.error is not None:
             raise copy(case.error) from case.error.__cause__
         return self.report(case)
@@ -355,7 +357,7 @@ class Dispatcher:
         """Cancel many orders; see `OrderGateway.cancel_many`. ``unusable`` says why an order cannot be sent."""
         timeout = timeout_seconds(timeout)
         self.check_open()
-        many = _Many(self, [self.open_case(order) for order in orders], on_outcome)
+        many = CancelMany(self, [self.open_case(order) for order in orders], on_outcome)
         bound = asyncio.timeout(timeout)
         try:
             async with bound:
@@ -372,7 +374,7 @@ class Dispatcher:
         return Case(
             order,
             self.venue,
-            started=_clock(),
+            started=clock(),
             attempts=self._retry.attempts,
             doubts=self._doubts,
         )
@@ -381,9 +383,9 @@ class Dispatcher:
         """Carry a case from ``step`` to its end. Canceling the call leaves in the case what was proved so far."""
         while step is not Step.DONE:
             if step.pauses and not await self._pause_case(case, step):
-                case.give_up("the retry quota is used up", _clock())
+                case.give_up("the retry quota is used up", clock())
             elif self._closing.is_set():
-                case.give_up("gateway closed", _clock())
+                case.give_up("gateway closed", clock())
             if case.outcome is not None:
                 return
             step = await (self._send_cancel(case) if step.sends else self._look_back(case))
@@ -404,12 +406,12 @@ class Dispatcher:
         case.wire_time += exchange.wire_time
         case.was_divided(delivery.divided)
         if failure is None:
-            return case.answered(delivery.value or _SILENT, _clock())
+            return case.answered(delivery.value or _SILENT, clock())
         if self._closing.is_set():
-            return case.cut_off(delivery.reached, "gateway closed", _clock())
+            return case.cut_off(delivery.reached, "gateway closed", clock())
         if isinstance(failure, RequestFailed):
-            return case.failed(failure, _clock())
-        return case.broken(failure, _clock())
+            return case.failed(failure, clock())
+        return case.broken(failure, clock())
 
     def report(self, case: Case) -> CancelOutcome:
         """The outcome, told to whoever listens."""
@@ -527,7 +529,7 @@ class Dispatcher:
         self.check_open()
 
     async def _send_cancel(self, case: Case) -> Step:
-        mailbox: _Mailbox[Verdict] = _Mailbox()
+        mailbox: Mailbox[Verdict] = Mailbox()
         ticket = self.want(case, mailbox)
         try:
             delivery = await mailbox.wait()
@@ -549,17 +551,17 @@ class Dispatcher:
 
     async def _look_back(self, case: Case) -> Step:
         assert self._read_back is not None, "set by the gateway"
-        started = _clock()
+        started = clock()
         try:
             delivery = await self._read_back(case.order, Lane.CANCEL)
         finally:
-            case.read_back_time += _clock() - started
+            case.read_back_time += clock() - started
         if delivery.failure is None:
-            return case.read(delivery.value, _clock())
+            return case.read(delivery.value, clock())
         case.exchange = delivery.exchange
         if reach_of(delivery.failure) is Reach.ANSWERED:
-            return case.read(None, _clock())
-        return case.read_failed(str(delivery.failure), _clock())
+            return case.read(None, clock())
+        return case.read_failed(str(delivery.failure), clock())
 
     async def _pause_case(self, case: Case, step: Step) -> bool:
         exchange = case.exchange
@@ -589,7 +591,7 @@ class Dispatcher:
     def _admit_repeat(self, exchange: Exchange) -> bool:
         """One token of the quota for each failed request, however many callers shared it."""
         if exchange.quota_admitted is None:
-            exchange.quota_admitted = self._quota.admit(_clock())
+            exchange.quota_admitted = self._quota.admit(clock())
         return exchange.quota_admitted
 
     async def _sleep_until(self, moment: float) -> None:
@@ -641,126 +643,6 @@ class Dispatcher:
         )
 
 
-class _Mailbox(Generic[R]):
-    """Waits for one delivery, and keeps it even if the waiter was canceled in the same tick."""
-
-    __slots__ = ("_future", "delivery")
-
-    def __init__(self) -> None:
-        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.delivery: Delivery[R] | None = None
-
-    def __call__(self, delivery: Delivery[R]) -> None:
-        self.delivery = delivery
-        if not self._future.done():
-            self._future.set_result(None)
-
-    async def wait(self) -> Delivery[R]:
-        await self._future
-        assert self.delivery is not None, "delivered before the future is done"
-        return self.delivery
-
-
-class _Many:
-    """The cases of one ``cancel_many``: a task for a case only where the first request did not settle it."""
-
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        cases: list[Case],
-        on_outcome: Callable[[CancelOutcome], object] | None,
-    ) -> None:
-        self._dispatcher = dispatcher
-        self._cases = cases
-        self._on_outcome = on_outcome
-        self._tickets: dict[int, Ticket[str, Verdict]] = {}
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._left = len(cases)
-        self._reason = "its task was canceled"
-        """Why a case ends that is not settled yet."""
-        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def run(self, unusable: Callable[[OrderRef], str | None]) -> None:
-        """Until every case has its end."""
-        for index, case in enumerate(self._cases):
-            if (reason := unusable(case.order)) is not None:
-                case.give_up(reason, _clock())
-                self._finish(index)
-            else:
-                self._tickets[index] = self._dispatcher.want(case, partial(self._deliver, index))
-        if self._left:
-            await self._done
-
-    async def withdraw(self, reason: str) -> None:
-        """Leave whatever is not ended, because of ``reason``. Every case has its outcome afterwards."""
-        self._reason = reason
-        for index, ticket in list(self._tickets.items()):
-            del self._tickets[index]
-            self._dispatcher.leave(self._cases[index], ticket, None)
-            self._cases[index].give_up(reason, _clock())
-            self._finish(index)
-        tasks = set(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-
-    def outcomes(self) -> list[CancelOutcome]:
-        """One outcome per case, in order.
-
-        Raises:
-            GatewayError: the account's error, if it is all that happened: no order was reached.
-        """
-        errors = [case for case in self._cases if case.error is not None]
-        if errors and all(case.error or isinstance(case.outcome, NotSent) for case in self._cases):
-            assert errors[0].error is not None, "just selected"
-            raise copy(errors[0].error) from errors[0].error.__cause__
-        for case in errors:
-            self._tell(case)
-        return [case.outcome for case in self._cases if case.outcome is not None]
-
-    def _deliver(self, index: int, delivery: Delivery[Verdict]) -> None:
-        case, ticket = self._cases[index], self._tickets.pop(index)
-        step = self._dispatcher.digest(case, delivery, ticket.joined_at)
-        if step is Step.DONE:
-            self._finish(index)
-        else:
-            # Not one of the gateway's background tasks: closing the gateway ends a case, and does not cancel it.
-            task = self._tasks[index] = start(self._dispatcher.settle(case, step))
-            task.add_done_callback(partial(self._recovered, index))
-
-    def _recovered(self, index: int, task: asyncio.Task[None]) -> None:
-        """However the task of a case ended: the case has its outcome."""
-        del self._tasks[index]
-        self._cases[index].give_up(self._reason, _clock())
-        self._finish(index)
-
-    def _finish(self, index: int) -> None:
-        """The only place where a case is counted as ended."""
-        case = self._cases[index]
-        self._left -= 1
-        if case.error is not None:
-            self._spare_the_rest()
-        else:
-            self._tell(case)
-        if not self._left and not self._done.done():
-            self._done.set_result(None)
-
-    def _spare_the_rest(self) -> None:
-        """The account is rejected: what has not been sent stays unsent."""
-        waiting = [index for index, ticket in self._tickets.items() if not ticket.taken]
-        for index in waiting:
-            case = self._cases[index]
-            self._dispatcher.leave(case, self._tickets.pop(index), None)
-            case.give_up("not sent: the account was rejected", _clock())
-            self._finish(index)
-
-    def _tell(self, case: Case) -> None:
-        outcome = self._dispatcher.report(case)
-        if self._on_outcome is not None:
-            guarded(self._on_outcome, outcome, "on_outcome")
-
-
 def reach_of(error: GatewayError) -> Reach:
     """What a failed request's error proves about it."""
     match error:
@@ -779,24 +661,6 @@ def _in_doubt(exchanges: Sequence[Exchange], error: Exception) -> bool:
     if not exchanges or exchanges[-1].departed_at is None:
         return False
     return not isinstance(error, GatewayError) or reach_of(error) is Reach.MAY_HAVE_ARRIVED
-
-
-def guarded(callback: Callable[[R], object], argument: R, name: str) -> None:
-    """Call foreign code: what it raises goes to the event loop's exception handler and not to an order."""
-    try:
-        callback(argument)
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - foreign code, and no await to cancel
-        context = {"message": f"{name} raised", "exception": error}
-        asyncio.get_running_loop().call_exception_handler(context)
-
-
-def start(coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Run a coroutine as a task whose first step comes after the caller's, also under an eager task factory."""
-    return asyncio.Task(coro, loop=asyncio.get_running_loop())
-
-
-def _clock() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _ended(exchange: Exchange) -> float:

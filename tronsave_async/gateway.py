@@ -86,6 +86,10 @@ class OrderGateway(Protocol):
     ) -> OrderSnapshot:
         """Read an order.
 
+        Args:
+            order: the order, or the vendor's id of it.
+            timeout: seconds for the whole call, retries included. None for no bound.
+
         Returns:
             What the vendor says; its state is UNKNOWN where the vendor says nothing or an unknown word.
 

@@ -317,7 +317,8 @@ class _Queue:
 
     def spend(self, weight: int) -> None:
         self.window.spend(self._limiter.now(), weight)
-        self.serve()
+        if any(self._lanes):
+            self.serve()
 
     def give_back(self, weight: int) -> None:
         self.window.give_back(weight)
