@@ -11,7 +11,7 @@ outcome             what the caller knows                                       
 `NotFound`          the vendor says that it knows no such order                 False
 `TooEarly`          alive; the vendor's rule permits a cancel at ``retry_at``   False
 `Refused`           the vendor said no; this cancel did not close the order     False
-`NotSent`           no byte left this process; the order is untouched           False
+`NotSent`           no byte of this call left; it did not touch the order       False
 `Unknown`           it may or may not be dead: look before you act              False
 ==================  ==========================================================  ==========
 
@@ -136,7 +136,8 @@ class Refused(_Outcome, frozen=True, kw_only=True, tag="refused"):
 
 
 class NotSent(_Outcome, frozen=True, kw_only=True, tag="not_sent"):
-    """No byte left this process: the order is untouched, and repeating the cancel is safe."""
+    """No byte of this call left this process, and no other call left the order in doubt: this call did not touch the
+    order, and repeating it is safe."""
 
 
 class Unknown(_Outcome, frozen=True, kw_only=True, tag="unknown"):
