@@ -1,6 +1,8 @@
 """
 How the suite runs: on asyncio in debug mode, one fresh event loop per test, nothing left behind.
 
+Only where coverage is measured, which is slow enough, debug mode is off (`PYTHONASYNCIODEBUG` is empty).
+
 Any `async def test_...` runs by itself. `@pytest.mark.virtual_time` runs it on a loop whose clock
 jumps to the next timer (`support.virtual_time`). An asynchronous test fails if it leaves a task, a
 socket, an un-awaited coroutine or an error reported to the event loop (`support.leaks`).
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +26,8 @@ from support.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+DEBUG = os.environ.get("PYTHONASYNCIODEBUG") != ""
 
 FAILED = pytest.StashKey[bool]()
 REPORTED = pytest.StashKey[list[str]]()
@@ -78,7 +83,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[st
     """
     virtual = request.node.get_closest_marker("virtual_time") is not None
     loop_factory = VirtualTimeLoop if virtual else InterruptibleLoop
-    options = {"debug": True, "loop_factory": loop_factory}
+    options = {"debug": DEBUG, "loop_factory": loop_factory}
     sockets = open_sockets()
     errors = LoopErrors()
     request.node.stash[REPORTED] = errors.reports
