@@ -1,7 +1,8 @@
 """
-How the suite runs: on asyncio in debug mode, one fresh event loop per test, nothing left behind.
+How the suite runs: one fresh event loop per test, nothing left behind.
 
-Only where coverage is measured, which is slow enough, debug mode is off (`PYTHONASYNCIODEBUG` is empty).
+The loops are in debug mode, unless `PYTHONASYNCIODEBUG` is set and empty: debug mode costs more than the tests, so the
+project's runner leaves it to one interpreter.
 
 Any `async def test_...` runs by itself. `@pytest.mark.virtual_time` runs it on a loop whose clock
 jumps to the next timer (`support.virtual_time`). An asynchronous test fails if it leaves a task, a

@@ -68,10 +68,11 @@ def find() -> dict[int, str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the variables for tox; coverage is measured on this interpreter."""
+    """Print the variables for tox; this interpreter runs the event loop's debug mode, or measures coverage."""
     here = sys.version_info.minor
     found = find() if "--all" in arguments else {here: sys.executable}
-    suites = [f"py3{minor}-cov" if minor == here else f"py3{minor}" for minor in found]
+    factor = "cov" if "--coverage" in arguments else "debug"
+    suites = [f"py3{minor}-{factor}" if minor == here else f"py3{minor}" for minor in found]
     discover = os.pathsep.join(found.values())
     sys.stdout.write(f"TOX_DISCOVER={discover} TOX_ENV={','.join(['lint', 'types', *suites])}\n")
 
