@@ -98,6 +98,8 @@ async def test_odd_headers_cost_no_reply(headers: tuple[str, ...]) -> None:
         http(409, b'{"error":true,"message":"TSAS:xxx SOME_CONFLICT"}'),
         http(499, b'{"statusCode":499,"error":"x","message":"x"}'),
         http(403, b"<html>blocked</html>"),
+        http(302, b"", "Location: /done"),
+        http(303, b"", "Location: /done"),
     ],
 )
 async def test_create_that_may_have_happened_is_never_denied(reply: bytes) -> None:

@@ -240,7 +240,7 @@ ERRORS: dict[str, ErrorCase] = {
     **{
         f"{status} with words": (status, app("TSAS:107 INVALID_API_KEY x"), kind, *WORDS_OF_107)
         for status, kind in {
-            302: WrongEndpoint,
+            301: WrongEndpoint,
             404: WrongEndpoint,
             405: WrongEndpoint,
             429: RateLimited,
@@ -251,10 +251,9 @@ ERRORS: dict[str, ErrorCase] = {
     **{
         f"{status} in HTML": (status, b"<html>", kind, None, None, "")
         for status, kind in {
-            300: WrongEndpoint,
             301: WrongEndpoint,
             307: WrongEndpoint,
-            399: WrongEndpoint,
+            308: WrongEndpoint,
             404: WrongEndpoint,
             405: WrongEndpoint,
             429: RateLimited,
@@ -347,7 +346,10 @@ UNREADABLE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE.keys())
-@pytest.mark.parametrize("status", [400, 401, 402, 403, 408, 409, 413, 415, 422, 451, 499, 101])
+@pytest.mark.parametrize(
+    "status",
+    [300, 302, 303, 304, 399, 400, 401, 402, 403, 408, 409, 413, 415, 422, 451, 499, 101],
+)
 def test_an_error_that_is_not_tronsave_s_is_a_bad_reply(status: int, body: bytes) -> None:
     """Where something else answered, nobody knows whether the request was processed."""
     error = read_error("cancel", status, body)

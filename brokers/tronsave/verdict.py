@@ -73,8 +73,9 @@ _BY_STATUS: Final[Mapping[int, type[VendorError]]] = {
     403: PermissionDenied,
 }
 """In the vendor's own shape; the same status from something in front of it says nothing about the account."""
-_BY_ADDRESS: Final = frozenset({404, 405})
-"""In any shape: whoever answers does not serve the path."""
+_BY_ADDRESS: Final = frozenset({301, 307, 308, 404, 405})
+"""In any shape: whoever answers does not serve the path. 302 and 303 are not among them: they may follow a request that
+was carried out."""
 _MALFORMED: Final = frozenset({400, 413, 415, 422})
 """Refused before anything was done."""
 
@@ -341,7 +342,7 @@ def _kind(status: int, words: _Words | None) -> type[VendorError] | None:
     """The kind of an error; None where nobody can say whether the request was processed."""
     if status >= 500:
         return VendorFailure
-    if status in _BY_ADDRESS or 300 <= status < 400:
+    if status in _BY_ADDRESS:
         return WrongEndpoint
     if status == 429:
         return RateLimited
