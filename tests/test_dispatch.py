@@ -345,7 +345,7 @@ async def test_canceled_closing_closes() -> None:
     """Canceling ``aclose`` does not leave the session open: the closing goes on."""
     async with vendor() as (sandbox, gateway):
         await gateway.cancel(sandbox.add_order())
-        session = gateway._dispatch._transport._session
+        session = gateway._http._session
         assert session is not None
         closing = asyncio.create_task(gateway.aclose())
         await asyncio.sleep(0)
@@ -361,7 +361,7 @@ async def test_a_create_in_mid_connect_never_leaves_after_closing() -> None:
     """Closing while a create still connects: it fails as closed, and nothing arrives."""
     async with RawServer() as server:
         gateway = at(server)
-        connector = gateway._dispatch._transport._open_session().connector
+        connector = gateway._http._open_session().connector
         assert connector is not None
         connect = connector._create_connection
 
@@ -468,7 +468,7 @@ async def test_nothing_that_can_be_dumped_shows_the_key() -> None:
         at(server, proxy="http://user:canary-pass@127.0.0.1:9") as gateway,
         at(server) as direct,
     ):
-        transport = gateway._dispatch._transport
+        transport = gateway._http
         dump = f"{vars(transport)} {vars(gateway)} {vars(gateway._dispatch)} {gateway!r}"
         assert CANARY not in dump
         assert "canary-pass" not in dump

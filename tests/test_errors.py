@@ -21,6 +21,7 @@ from tronsave_async.errors import (
     OrderNotFound,
     OutcomeUnknown,
     PermissionDenied,
+    QuotaExhausted,
     RateLimited,
     RequestFailed,
     RequestTimeout,
@@ -181,6 +182,8 @@ def test_the_other_errors_have_typed_fields() -> None:
     assert GatewayClosed("v").venue == "v"
     missing = CredentialsMissing("v", "V_KEY")
     assert (missing.venue, missing.variable) == ("v", "V_KEY")
+    exhausted = QuotaExhausted("v", "cancel", "used up", wire=Wire.NOT_SENT, retry_at=AT)
+    assert (exhausted.reason, exhausted.retry_at) == ("used up", AT)
     unknown = OutcomeUnknown("v", "create", sent_at=AT, how_to_check="look")
     assert (unknown.venue, unknown.endpoint) == ("v", "create")
     assert (unknown.sent_at, unknown.how_to_check) == (AT, "look")
@@ -198,8 +201,10 @@ def test_errors_are_also_what_python_calls_them() -> None:
 def test_the_repr_names_the_kind(name: str) -> None:
     """A list of errors tells them apart."""
     kind = defined()[name]
-    if issubclass(kind, RequestFailed):
-        error: BaseException = kind("v", "cancel", "gone", wire=Wire.ANSWERED)
+    if kind is QuotaExhausted:
+        error: BaseException = QuotaExhausted("v", "*", "", wire=Wire.NOT_SENT, retry_at=AT)
+    elif issubclass(kind, RequestFailed):
+        error = kind("v", "cancel", "gone", wire=Wire.ANSWERED)
     elif issubclass(kind, VendorError):
         error = kind("v", "cancel", status=500)
     elif kind is OutcomeUnknown:

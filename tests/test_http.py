@@ -41,7 +41,7 @@ class Departures:
         self.count = 0
         self._refuse = refuse
 
-    def __call__(self) -> None:
+    def __call__(self, seen: bool) -> None:
         if self._refuse is not None:
             raise self._refuse
         self.count += 1
@@ -60,7 +60,7 @@ def transport(url: str, **options: object) -> HttpTransport:
 
 async def send(
     client: HttpTransport,
-    departures: Callable[[], None] | None = None,
+    departures: Callable[[bool], None] | None = None,
     *,
     method: str = "POST",
     body: bytes | None = b'{"a":1}',

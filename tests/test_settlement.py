@@ -319,10 +319,16 @@ def test_where_reading_is_dear_the_cancel_is_repeated_first() -> None:
     """With ``read_first=False`` a lost reply is followed by another cancel, and by a look after the last."""
     case = opened(read_first=False)
     assert tell(case, NO_REPLY) is Step.SEND_AFTER_PAUSE
-    assert tell(case, AMBIGUOUS) is Step.SEND_AFTER_PAUSE
+    assert tell(case, NO_REPLY) is Step.SEND_AFTER_PAUSE
     assert tell(case, NO_REPLY) is Step.READ_BACK_AFTER_PAUSE
     assert tell(case, reads(DEAD)) is Step.DONE
     assert isinstance(case.outcome, Canceled)
+
+
+@pytest.mark.parametrize("event", [AMBIGUOUS, BAD_REPLY])
+def test_an_answer_that_leaves_doubt_is_followed_by_a_look(event: Event) -> None:
+    """Whatever was answered: the vendor is there, and the order is looked at before anything is repeated."""
+    assert tell(opened(read_first=False), event) is Step.READ_BACK_AFTER_PAUSE
 
 
 @pytest.mark.parametrize("event", [NO_REPLY, AMBIGUOUS, BAD_REPLY])

@@ -13,9 +13,9 @@ import pytest
 
 from tronsave_async import dispatch, exchange
 from tronsave_async.coalescing import Delivery
-from tronsave_async.dispatch import Dispatcher
+from tronsave_async.dispatch import Dispatcher, Meter
 from tronsave_async.errors import ConnectionLost, RequestFailed
-from tronsave_async.limiter import RateLimit, RateLimiter
+from tronsave_async.limiter import RateLimit, RateLimiter, Scope
 from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
 from tronsave_async.outcomes import (
     AlreadyClosed,
@@ -209,22 +209,15 @@ class Reply:
 class Transport:
     """A transport that plays a script: a status, or a lost connection."""
 
-    sees_departure = True
-
     def __init__(self, script: list[int | RequestFailed]) -> None:
         self.script = script
 
     async def send(
         self,
-        endpoint: str,
-        method: str,
-        path: str,
         *,
-        departing: Callable[[], None],
-        body: bytes | None,
-        query: Mapping[str, str] | None,
+        departing: Callable[[bool], None],
     ) -> Reply:
-        departing()
+        departing(True)
         await asyncio.sleep(0)
         step = self.script.pop(0)
         if isinstance(step, RequestFailed):
@@ -240,20 +233,18 @@ LOST = ConnectionLost("venue", "cancel", "connection reset", wire=Wire.MAYBE_SEN
 
 async def cancel_after_trouble(hook: TelemetryHook | None) -> CancelOutcome:
     """Cancel at a vendor that rejects a request, loses the next, shows the order open, and then cancels."""
+    transport = Transport([429, LOST, 200])
     dispatcher = Dispatcher(
         "venue",
-        account="account",
-        transport=Transport([429, LOST, 200]),  # type: ignore[arg-type]
-        limits={"cancel": RateLimit(requests=100, per=1.0)},
-        shared_scope=False,
+        meters={"cancel": Meter(Scope("venue", "account", "cancel"), RateLimit(100, per=2.0))},
+        transports=(transport,),
         limiter=RateLimiter(),
         retry=RetryPolicy(base=0.01),
         telemetry=hook,
-        minimum_penalty=2.0,
     )
 
     async def send(keys: Sequence[str], exchange: Exchange) -> Mapping[str, Verdict]:
-        reply = await dispatcher.carry(exchange, "POST", "/cancel")
+        reply = await dispatcher.carry(exchange, transport.send(departing=exchange.depart))
         meaning = Meaning.NOT_PROCESSED if reply.status == 429 else Meaning.CANCELED
         return dict.fromkeys(keys, Verdict(meaning=meaning))
 
@@ -262,7 +253,7 @@ async def cancel_after_trouble(hook: TelemetryHook | None) -> CancelOutcome:
         return Delivery(dispatcher.open_exchange("cancel", 1), snapshot, None)
 
     cancels = dispatcher.batcher("cancel", maximum=5, send=send, join_departed=True)
-    dispatcher.settle_with(cancels, read_back)
+    dispatcher.settle_with(cancels, read_back, str)
     try:
         return await dispatcher.cancel(ORDER, None)
     finally:

@@ -1,7 +1,7 @@
 """The one place that composes: limiter, transport, verdict, retry, read-back, deadline, telemetry, outcome.
 
-A gateway owns one `Dispatcher` and gives it two things that only a vendor knows: how cancels are sent (a `Batcher` of
-verdicts) and how an order is read back. How a cancel travels::
+A gateway owns one `Dispatcher` and gives it what only a vendor knows: what is metered, how cancels are sent (a
+`Batcher` of verdicts over whatever transport) and how an order is read back. How a cancel travels::
 
     cancel() -> Case -> Batcher -> limiter -> transport -> vendor's verdict -> Case -> outcome
                   ^                                                              |
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from copy import copy
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import anyio
 
@@ -27,6 +27,7 @@ from tronsave_async.errors import (
     GatewayClosed,
     GatewayError,
     OutcomeUnknown,
+    QuotaExhausted,
     RateLimited,
     RequestFailed,
     RequestTimeout,
@@ -44,12 +45,38 @@ from tronsave_async.settlement import Case, Doubts, Meaning, Step, Verdict
 from tronsave_async.tasks import clock, guarded, start
 from tronsave_async.telemetry import Event, OutcomeReached, Penalized, Retried, TelemetryHook
 
-if TYPE_CHECKING:
-    from tronsave_async.http import HttpReply, HttpTransport
+__all__ = ["Dispatcher", "Meter", "ReadBack", "Reply", "Transport", "reach_of"]
 
-__all__ = ["Dispatcher", "ReadBack", "reach_of"]
-
+K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
+
+
+class Meter(NamedTuple):
+    """What the vendor counts a call against, and how much of it is allowed."""
+
+    scope: Scope
+    limit: RateLimit
+
+
+class Transport(Protocol):
+    """Whatever carries requests, as far as its lifetime is concerned."""
+
+    async def aclose(self) -> None:
+        """Send nothing any more, and close the connections."""
+
+
+class Reply(Protocol):
+    """A reply, as far as the rate limit is concerned."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP (or HTTP-like) status."""
+
+    def retry_after(self) -> float | None:
+        """Seconds that the vendor asks to wait, or None."""
+
+
+P = TypeVar("P", bound=Reply)
 
 ReadBack = Callable[[OrderRef, Lane], Awaitable[Delivery[OrderSnapshot]]]
 """Reads an order back: a delivery without value and failure means that the vendor tells nothing about it."""
@@ -62,44 +89,37 @@ class Dispatcher:
 
     Args:
         venue: the gateway's name.
-        account: names the account and host that the vendor meters; never a secret.
-        transport: sends one attempt.
-        limits: the rate limit of each of the vendor's calls.
-        shared_scope: the vendor meters all its calls together.
+        meters: for each of the vendor's calls, what it is counted against. After a first "too many requests" the scope
+            is closed for one period of its limit.
+        transports: what carries the requests; closed with the gateway.
         limiter: a limiter to share, or None for the event loop's own.
         retry: the shared policy.
         telemetry: who listens, or None.
-        minimum_penalty: seconds for which a scope is closed after a first "too many requests".
+        read_first: after a lost reply, an order is read back before its cancel is repeated.
     """
 
     def __init__(
         self,
         venue: str,
         *,
-        account: str,
-        transport: HttpTransport,
-        limits: Mapping[str, RateLimit],
-        shared_scope: bool,
+        meters: Mapping[str, Meter],
+        transports: Sequence[Transport],
         limiter: RateLimiter | None,
         retry: RetryPolicy,
         telemetry: TelemetryHook | None,
-        minimum_penalty: float,
+        read_first: bool = True,
     ) -> None:
         self.venue: Final = venue
-        self._transport = transport
-        self._limits = limits
-        self._scopes = {
-            endpoint: Scope(venue, account, "all" if shared_scope else endpoint)
-            for endpoint in limits
-        }
+        self._meters = meters
+        self._transports = transports
+        self._read_first = read_first
         self._limiter = limiter
         self._declared = False
         self._retry = retry
         self._quota = RetryQuota(retry)
         self._hook = telemetry
         self._emit: Callable[[Event], None] | None = None if telemetry is None else self._tell
-        self._minimum_penalty = minimum_penalty
-        self._rejections: dict[str, int] = dict.fromkeys(limits, 0)
+        self._rejections: dict[Scope, int] = {}
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._doubts = Doubts()
@@ -111,8 +131,11 @@ class Dispatcher:
         """The requests of the vendor's own calls."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batchers: list[Batcher[Any, Any]] = []
-        self._cancels: Batcher[str, Verdict] | None = None
+        self._cancels: Batcher[Any, Verdict] | None = None
+        self._key: Callable[[OrderRef], Any] | None = None
         self._read_back: ReadBack | None = None
+        self._exhausted: tuple[datetime, str] | None = None
+        """Until when the vendor answers nothing, and why."""
 
     # -- what a gateway plugs in ----------------------------------------------------------------------------------
 
@@ -121,11 +144,11 @@ class Dispatcher:
         endpoint: str,
         *,
         maximum: int,
-        send: Callable[[Sequence[str], Exchange], Awaitable[Mapping[str, R]]],
+        send: Callable[[Sequence[K], Exchange], Awaitable[Mapping[K, R]]],
         join_departed: bool,
-    ) -> Batcher[str, R]:
+    ) -> Batcher[K, R]:
         """A waiting room for one of the vendor's calls."""
-        batcher: Batcher[str, R] = Batcher(
+        batcher: Batcher[K, R] = Batcher(
             maximum=maximum,
             open_exchange=partial(self.open_exchange, endpoint),
             admit=self.admit,
@@ -137,10 +160,24 @@ class Dispatcher:
         self._batchers.append(batcher)
         return batcher
 
-    def settle_with(self, cancels: Batcher[str, Verdict], read_back: ReadBack) -> None:
-        """How this vendor's cancels are sent, and how an order is read back."""
+    def settle_with(
+        self,
+        cancels: Batcher[K, Verdict],
+        read_back: ReadBack,
+        key: Callable[[OrderRef], K],
+    ) -> None:
+        """How this vendor's cancels are sent and by which key, and how an order is read back."""
         self._cancels = cancels
+        self._key = key
         self._read_back = read_back
+
+    def resolve(self, name: tuple[str | None, str | None], verdict: Verdict) -> None:
+        """What a cancel request said about the order, heard or not by those who asked: it may end a doubt."""
+        self._doubts.resolve(name, verdict)
+
+    def exhaust(self, until: datetime, reason: str) -> None:
+        """The vendor answers nothing before ``until`` (its daily quota is used up): nothing is sent until then."""
+        self._exhausted = until, reason
 
     # -- one request ----------------------------------------------------------------------------------------------
 
@@ -154,33 +191,32 @@ class Dispatcher:
             orders=orders,
             clock=clock,
             emit=self._emit,
-            sees_departure=self._transport.sees_departure,
         )
 
     async def admit(self, exchange: Exchange, lane: Lane) -> None:
-        """Wait for the exchange's permit."""
-        exchange.lane = lane
-        permit = await self._shared().acquire(self._scopes[exchange.endpoint], lane=lane)
-        exchange.granted(permit)
-
-    async def carry(
-        self,
-        exchange: Exchange,
-        method: str,
-        path: str,
-        *,
-        body: bytes | None = None,
-        query: Mapping[str, str] | None = None,
-    ) -> HttpReply:
-        """Send one admitted request, once; "too many requests" closes the scope for all its users.
+        """Wait for the exchange's permit.
 
         Raises:
-            RequestFailed: as `HttpTransport.send` does.
+            QuotaExhausted: the vendor answers nothing today.
+        """
+        exchange.lane = lane
+        self._check_quota(exchange.endpoint)
+        permit = await self._shared().acquire(self._meters[exchange.endpoint].scope, lane=lane)
+        exchange.granted(permit)
+        self._check_quota(exchange.endpoint)
+
+    async def carry(self, exchange: Exchange, sending: Awaitable[P]) -> P:
+        """Send one admitted request, once; "too many requests" closes the scope for all its users.
+
+        Args:
+            exchange: the request; its `Exchange.depart` is what the transport calls when it leaves.
+            sending: the transport's attempt.
+
+        Raises:
+            RequestFailed: as the transport does.
         """
         try:
-            reply = await self._transport.send(
-                exchange.endpoint, method, path, departing=exchange.depart, body=body, query=query
-            )
+            reply = await sending
         except BaseException as error:
             if isinstance(error, ConnectFailed):
                 exchange.never_left()
@@ -377,6 +413,7 @@ class Dispatcher:
             started=clock(),
             attempts=self._retry.attempts,
             doubts=self._doubts,
+            read_first=self._read_first,
         )
 
     async def settle(self, case: Case, step: Step) -> None:
@@ -386,17 +423,18 @@ class Dispatcher:
                 case.give_up("the retry quota is used up", clock())
             elif self._closing.is_set():
                 case.give_up("gateway closed", clock())
+            case.consult(clock())
             if case.outcome is not None:
                 return
             step = await (self._send_cancel(case) if step.sends else self._look_back(case))
 
     def want(
         self, case: Case, deliver: Callable[[Delivery[Verdict]], None]
-    ) -> Ticket[str, Verdict]:
+    ) -> Ticket[Any, Verdict]:
         """Want a case's order with the next cancel request."""
         assert self._cancels is not None, "set by the gateway"
-        assert case.order.id is not None, "checked by the gateway"
-        return self._cancels.join(case.order.id, Lane.CANCEL, deliver)
+        assert self._key is not None, "set by the gateway"
+        return self._cancels.join(self._key(case.order), Lane.CANCEL, deliver)
 
     def digest(self, case: Case, delivery: Delivery[Verdict], joined_at: float) -> Step:
         """Tell a case what its cancel request brought."""
@@ -409,6 +447,8 @@ class Dispatcher:
             return case.answered(delivery.value or _SILENT, clock())
         if self._closing.is_set():
             return case.cut_off(delivery.reached, "gateway closed", clock())
+        if isinstance(failure, QuotaExhausted):
+            return case.cut_off(Wire.NOT_SENT, failure.reason, clock())
         if isinstance(failure, RequestFailed):
             return case.failed(failure, clock())
         return case.broken(failure, clock())
@@ -469,7 +509,8 @@ class Dispatcher:
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
-            await self._transport.aclose()
+            for transport in self._transports:
+                await transport.aclose()
 
     def spawn(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a background task of the gateway."""
@@ -539,7 +580,7 @@ class Dispatcher:
         return self.digest(case, delivery, ticket.joined_at)
 
     def leave(
-        self, case: Case, ticket: Ticket[str, Verdict], delivery: Delivery[Verdict] | None
+        self, case: Case, ticket: Ticket[Any, Verdict], delivery: Delivery[Verdict] | None
     ) -> None:
         """A caller goes. What was delivered in the same tick counts; else what is known of its request."""
         if delivery is not None:
@@ -605,30 +646,41 @@ class Dispatcher:
             if not bound.expired():
                 raise
 
-    def _heed(self, endpoint: str, reply: HttpReply) -> None:
-        """Close the scope where the vendor asked for it; note that it is there."""
-        if reply.status == 429 or (reply.status == 503 and reply.retry_after() is not None):
-            self._rejections[endpoint] += 1
-            seconds = self._retry.penalty(
-                self._rejections[endpoint],
-                retry_after=reply.retry_after(),
-                minimum=self._minimum_penalty,
-            )
-            self._shared().penalize(self._scopes[endpoint], seconds)
-            if self._emit is not None:
-                self._emit(Penalized(venue=self.venue, endpoint=endpoint, seconds=seconds))
+    def _check_quota(self, endpoint: str) -> None:
+        if self._exhausted is None:
             return
-        self._rejections[endpoint] = 0
-        if reply.status < 500:
+        until, reason = self._exhausted
+        if datetime.now(UTC) < until:
+            wire = Wire.NOT_SENT
+            raise QuotaExhausted(self.venue, endpoint, reason, wire=wire, retry_at=until)
+        self._exhausted = None
+
+    def _heed(self, endpoint: str, reply: Reply) -> None:
+        """Close the scope where the vendor asked for it; note that it is there."""
+        status = reply.status
+        if status == 429 or (status == 503 and reply.retry_after() is not None):
+            self._penalize(endpoint, reply.retry_after())
+            return
+        if self._rejections:
+            self._rejections.pop(self._meters[endpoint].scope, None)
+        if status < 500:
             self._quota.answered()
+
+    def _penalize(self, endpoint: str, retry_after: float | None) -> None:
+        scope, limit = self._meters[endpoint]
+        rejections = self._rejections[scope] = self._rejections.get(scope, 0) + 1
+        seconds = self._retry.penalty(rejections, retry_after=retry_after, minimum=limit.per)
+        self._shared().penalize(scope, seconds)
+        if self._emit is not None:
+            self._emit(Penalized(venue=self.venue, endpoint=endpoint, seconds=seconds))
 
     def _shared(self) -> RateLimiter:
         """The limiter, with this gateway's scopes declared on first use."""
         if self._limiter is None:
             self._limiter = shared_limiter()
         if not self._declared:
-            for endpoint, limit in self._limits.items():
-                self._limiter.declare(self._scopes[endpoint], limit)
+            for scope, limit in self._meters.values():
+                self._limiter.declare(scope, limit)
             self._declared = True
         return self._limiter
 
@@ -646,6 +698,8 @@ class Dispatcher:
 def reach_of(error: GatewayError) -> Reach:
     """What a failed request's error proves about it."""
     match error:
+        case QuotaExhausted():
+            return Reach.ANSWERED
         case RequestFailed(wire=Wire.NOT_SENT):
             return Reach.NEVER_LEFT
         case RequestFailed() | VendorFailure():

@@ -10,6 +10,7 @@
     │   ├── ConnectFailed               no connection stood: nothing was sent
     │   ├── ConnectionLost              the connection broke: the request may have arrived
     │   ├── RequestTimeout (TimeoutError)  time ran out
+    │   ├── QuotaExhausted              the vendor answers nothing before tomorrow: nothing was sent
     │   └── BadReply                    the vendor answered something unreadable
     ├── VendorError                     the vendor answered with an error
     │   ├── AuthenticationRejected      the key, token or signature is not accepted
@@ -47,6 +48,7 @@ __all__ = [
     "OrderNotFound",
     "OutcomeUnknown",
     "PermissionDenied",
+    "QuotaExhausted",
     "RateLimited",
     "RequestFailed",
     "RequestTimeout",
@@ -129,6 +131,20 @@ class ConnectionLost(RequestFailed):
 
 class RequestTimeout(RequestFailed, TimeoutError):
     """Time ran out; ``wire`` says whether the request may have arrived."""
+
+
+class QuotaExhausted(RequestFailed):
+    """The vendor's quota for the day is used up, and asking on would only be refused: nothing was sent.
+
+    Attributes:
+        retry_at: the moment (aware, UTC) from which on requests are sent again.
+    """
+
+    def __init__(
+        self, venue: str, endpoint: str, reason: str, *, wire: Wire, retry_at: datetime
+    ) -> None:
+        super().__init__(venue, endpoint, reason, wire=wire)
+        self.retry_at = retry_at
 
 
 class BadReply(RequestFailed):

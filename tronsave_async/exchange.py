@@ -34,8 +34,6 @@ class Exchange:
         venue, endpoint: whose request it is.
         clock: monotonic seconds.
         emit: takes the telemetry events, or None where nobody listens.
-        sees_departure: `depart` is called in the very moment. Otherwise it is called earlier, and the permit is spent
-            at the end, when the vendor must have seen the request.
     """
 
     __slots__ = (
@@ -43,7 +41,6 @@ class Exchange:
         "_emit",
         "_permit",
         "_revoked",
-        "_sees_departure",
         "departed_at",
         "departed_time",
         "ended_at",
@@ -67,7 +64,6 @@ class Exchange:
         orders: int,
         clock: Callable[[], float],
         emit: Callable[[Event], None] | None,
-        sees_departure: bool = True,
     ) -> None:
         self.number: Final = number
         self.venue: Final = venue
@@ -89,7 +85,6 @@ class Exchange:
         self._emit: Final = emit
         self._permit: Permit | None = None
         self._revoked = False
-        self._sees_departure: Final = sees_departure
         if emit is not None:
             emit(Queued(venue=venue, request=number, endpoint=endpoint, orders=orders))
 
@@ -114,8 +109,12 @@ class Exchange:
         self._revoked = True
         return self.departed_at is None
 
-    def depart(self) -> None:
+    def depart(self, seen: bool = True) -> None:
         """A connection stands and the first byte leaves after this call returns.
+
+        Args:
+            seen: this is the very moment. Otherwise it comes later, unseen, and the permit is spent at the end, when
+                the vendor must have seen the request.
 
         Raises:
             Revoked: it was revoked before; no byte may leave.
@@ -124,7 +123,7 @@ class Exchange:
             raise Revoked
         assert self.departed_at is None, "an exchange departs once"
         now = self._clock()
-        if self._permit is not None and self._sees_departure:
+        if seen and self._permit is not None:
             self._permit.spend()
         self.departed_at = now
         self.departed_time = time.time()
@@ -140,7 +139,7 @@ class Exchange:
             )
 
     def never_left(self) -> None:
-        """It is proved that nothing left, although `depart` was called (early: ``sees_departure`` is False)."""
+        """It is proved that nothing left, although `depart` was called (unseen, and so too early)."""
         self.departed_at = None
 
     def answered(self, status: int) -> None:

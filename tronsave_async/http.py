@@ -12,6 +12,7 @@ caller's own that moment is not visible: there only the errors of connecting pro
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -41,17 +42,20 @@ from tronsave_async.retry import parse_retry_after
 
 if TYPE_CHECKING:
     import ssl as tls
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from aiohttp import ClientRequest, ClientResponse, ClientTimeout
     from aiohttp.client_middlewares import ClientHandlerType
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
-__all__ = ["HttpReply", "HttpTransport"]
+__all__ = ["Departing", "HttpReply", "HttpTransport"]
 
 MAX_BODY: Final = 1 << 20
 """Bytes of a reply that are read at most; the vendors' largest are a few kilobytes."""
+
+KNOWN_PATHS: Final = 64
+"""Paths whose URL is kept; more of them means that they name orders."""
 
 _NEVER_SENT: Final = (
     aiohttp.ClientConnectorError,
@@ -97,19 +101,27 @@ class HttpReply:
             return datetime.now(UTC)
 
 
+Departing = Callable[[bool], Mapping[str, str] | None]
+"""Called in the moment in which a connection stands and nothing has been written, with True; or, over a session of the
+caller's own, before that moment, with False. It may return headers that must not be older (a signature). What it raises
+ends the attempt before anything is sent."""
+
+
 class _Departure:
-    """Calls back once, in the moment in which a connection stands and nothing has been written."""
+    """Calls back once."""
 
-    __slots__ = ("_callback", "happened")
+    __slots__ = ("_departing", "happened")
 
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self._callback = callback
+    def __init__(self, departing: Departing) -> None:
+        self._departing = departing
         self.happened = False
 
-    def happen(self) -> None:
-        if not self.happened:
-            self._callback()
-            self.happened = True
+    def happen(self, seen: bool) -> Mapping[str, str]:
+        if self.happened:
+            return {}
+        headers = self._departing(seen)
+        self.happened = True
+        return headers or {}
 
 
 _departure: ContextVar[_Departure] = ContextVar("tronsave_async_departure")
@@ -127,7 +139,7 @@ class _Connector(aiohttp.TCPConnector):
             connection.close()
             connection = await super().connect(req, traces, timeout)
         try:
-            _departure.get().happen()
+            req.headers.update(_departure.get().happen(seen=True))
         except BaseException:
             connection.release()
             raise
@@ -186,6 +198,7 @@ class HttpTransport:
             raise UsageError("a session of your own brings its own TLS context: leave ssl out")
         self._venue = venue
         self._base = _checked_base(base_url)
+        self._prefix = self._base.raw_path.rstrip("/")
         self._headers: CIMultiDict[str] = CIMultiDict(headers)
         self._headers.setdefault(hdrs.ACCEPT_ENCODING, "identity")
         self._blot = [Secret.masked_bytes(text) for text in blot]
@@ -200,11 +213,6 @@ class HttpTransport:
         self._urls: dict[str, URL] = {}
 
     @property
-    def sees_departure(self) -> bool:
-        """``departing`` is called in the very moment in which a request leaves, and not before it may."""
-        return self._given is None
-
-    @property
     def host(self) -> str:
         """Host and port: part of what a vendor meters."""
         return f"{self._base.host}:{self._base.port}"
@@ -215,7 +223,7 @@ class HttpTransport:
         method: str,
         path: str,
         *,
-        departing: Callable[[], None],
+        departing: Departing,
         body: bytes | None = None,
         query: Mapping[str, str] | None = None,
     ) -> HttpReply:
@@ -223,9 +231,9 @@ class HttpTransport:
 
         Args:
             endpoint: the vendor's call, for errors.
-            method, path: of the request; the path is relative to the base URL and starts with a slash.
-            departing: called in the moment in which a connection stands and nothing has been written; what it
-                raises ends the attempt before anything is sent.
+            method, path: of the request; the path is relative to the base URL, starts with a slash, and is
+                percent-encoded.
+            departing: see `Departing`.
             body: JSON bytes.
             query: query parameters.
 
@@ -240,12 +248,11 @@ class HttpTransport:
         """
         session = self._open_session()
         departure = _Departure(departing)
-        if self._given is not None:
-            departure.happen()
+        signed = departure.happen(seen=False) if self._given is not None else None
         token = _departure.set(departure)
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._exchange(session, endpoint, method, path, body, query)
+                return await self._exchange(session, endpoint, method, path, body, query, signed)
         except GatewayError:
             raise
         except _Broken as broken:
@@ -272,13 +279,14 @@ class HttpTransport:
         path: str,
         body: bytes | None,
         query: Mapping[str, str] | None,
+        signed: Mapping[str, str] | None,
     ) -> HttpReply:
         url = self._url(path)
         async with session.request(
             method,
             url if query is None else url.with_query(query),
             data=body,
-            headers=self._headers,
+            headers=self._with(signed) if signed else self._headers,
             allow_redirects=False,
             raise_for_status=False,
             proxy=self._proxy,
@@ -287,6 +295,11 @@ class HttpTransport:
         ) as response:
             content = await self._read(endpoint, response)
             return HttpReply(response.status, self._blotted(content), response.headers)
+
+    def _with(self, signed: Mapping[str, str]) -> CIMultiDict[str]:
+        headers = self._headers.copy()
+        headers.update(signed)
+        return headers
 
     async def _read(self, endpoint: str, response: ClientResponse) -> bytes:
         length = response.content_length
@@ -345,11 +358,16 @@ class HttpTransport:
             timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_timeout),
         )
 
+    def path_of(self, path: str) -> str:
+        """A percent-encoded path as it is sent: with the base URL's prefix, without a query."""
+        return self._prefix + path
+
     def _url(self, path: str) -> URL:
         url = self._urls.get(path)
         if url is None:
-            base = self._base.path.rstrip("/")
-            url = self._urls[path] = self._base.with_path(base + path)
+            url = self._base.with_path(self.path_of(path), encoded=True)
+            if len(self._urls) < KNOWN_PATHS:
+                self._urls[path] = url
         return url
 
 

@@ -67,6 +67,11 @@ class OrderRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if self.created_at is not None and self.created_at.tzinfo is None:
             raise UsageError("OrderRef.created_at must be an aware datetime")
 
+    @property
+    def name(self) -> tuple[str | None, str | None]:
+        """``(id, client_id)``: what names the order at the vendor, without what the caller knows besides."""
+        return self.id, self.client_id
+
     def __str__(self) -> str:
         return self.id if self.id is not None else f"client_id={self.client_id}"
 

@@ -10,6 +10,7 @@ what to do next; it remembers doubt. The rules, in the order in which they matte
    declined it since; when no attempt is left, the outcome is `Unknown`, not `Refused`.
 4. Nothing left and no doubt: `NotSent`.
 5. A vendor that contradicts itself (closed, then open) proves nothing: `Unknown`.
+6. An answer that comes too late for its request is still an answer: one that proves the order dead ends the doubt.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ class Meaning(enum.Enum):
     """The request may or may not have been processed."""
     NOT_PROCESSED = "not_processed"
     """The vendor did not look at the request (429)."""
+    STALE = "stale"
+    """The vendor did not look at the request: its signature or timestamp was rejected. Once, a fresh attempt is worth
+    while; after that it is the account's error: `Verdict.error` is to be raised."""
     ACCOUNT = "account"
     """The account or the address is wrong, not the order: `Verdict.error` is to be raised."""
 
@@ -74,7 +78,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         state: for ALREADY_CLOSED: how it was closed; CLOSED where the vendor does not tell.
         executed, remaining: amounts in the vendor's unit, where the reply tells.
         code, message: the vendor's words, verbatim.
-        error: for ACCOUNT: what to raise.
+        error: for ACCOUNT and STALE: what to raise.
     """
 
     meaning: Meaning
@@ -128,26 +132,35 @@ class Doubts:
     __slots__ = ("_orders",)
 
     def __init__(self) -> None:
-        self._orders: OrderedDict[tuple[str | None, str | None], None] = OrderedDict()
+        self._orders: OrderedDict[tuple[str | None, str | None], Verdict | None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._orders)
 
     def cast(self, order: OrderRef) -> None:
         """A cancel of ``order`` may have arrived, and nothing says what it did."""
-        key = (order.id, order.client_id)
-        self._orders[key] = None
-        self._orders.move_to_end(key)
+        self._orders.setdefault(order.name)
+        self._orders.move_to_end(order.name)
         if len(self._orders) > REMEMBERED:
             self._orders.popitem(last=False)
 
+    def resolve(self, name: tuple[str | None, str | None], verdict: Verdict) -> None:
+        """The answer to a request came after its caller went, or after it was given up. Only the success of a cancel
+        proves something about an order in doubt; of an order that is not, nobody needs it."""
+        if name in self._orders and verdict.meaning is Meaning.CANCELED:
+            self._orders[name] = verdict
+
+    def proof(self, order: OrderRef) -> Verdict | None:
+        """The late answer that proves an order in doubt dead, or None."""
+        return self._orders.get(order.name) if self._orders else None
+
     def dispel(self, order: OrderRef) -> None:
         """``order`` is proved dead."""
-        self._orders.pop((order.id, order.client_id), None)
+        self._orders.pop(order.name, None)
 
     def hold(self, order: OrderRef) -> bool:
         """Whether ``order`` is in doubt."""
-        return bool(self._orders) and (order.id, order.client_id) in self._orders
+        return bool(self._orders) and order.name in self._orders
 
 
 class Case:
@@ -159,7 +172,9 @@ class Case:
         started: monotonic seconds at the call.
         attempts: cancel requests, and read-backs, to try at most.
         doubts: shared by the gateway's cases; what one call lost, another call for the same order is in doubt about.
-        read_first: after a lost reply, read the order back before repeating the cancel.
+        read_first: after a lost reply, read the order back before repeating the cancel. Otherwise the cancel is
+            repeated first: right where a repeat costs no more than a look, and reaches further. After an answer that
+            leaves doubt, the order is read back first in any case.
     """
 
     __slots__ = (
@@ -173,6 +188,7 @@ class Case:
         "_message",
         "_read_first",
         "_reads",
+        "_renewed",
         "_started",
         "_wire",
         "attempts",
@@ -212,6 +228,7 @@ class Case:
         self._limit = attempts
         self._read_first = read_first
         self._reads = 0
+        self._renewed = False
         self._denied = False
         self._divided = 0
         self._doubt = False
@@ -238,9 +255,11 @@ class Case:
             case Meaning.CANCELED:
                 return self._canceled(Evidence.REPLY, verdict.executed, verdict.remaining, now)
             case Meaning.AMBIGUOUS:
-                return self._in_doubt()
+                return self._in_doubt(look=True)
             case Meaning.NOT_PROCESSED:
                 return self._not_processed()
+            case Meaning.STALE:
+                return self._not_accepted(verdict.error, now)
             case Meaning.ALREADY_CLOSED:
                 return self._was_closed(verdict, now)
             case Meaning.ACCOUNT:
@@ -255,7 +274,7 @@ class Case:
         if failure.wire is not Wire.NOT_SENT:
             if failure.wire is Wire.MAYBE_SENT or self._wire is Wire.NOT_SENT:
                 self._wire = failure.wire
-            return self._in_doubt()
+            return self._in_doubt(look=self._read_first or failure.wire is Wire.ANSWERED)
         self.failures += 1
         if self.attempts < self._limit:
             return Step.SEND_AFTER_PAUSE
@@ -330,8 +349,15 @@ class Case:
 
     # -- the end --------------------------------------------------------------------------------------------------
 
+    def consult(self, now: float) -> None:
+        """Take the proof that a late answer brought, if there is one."""
+        if self.outcome is None and (proof := self._doubts.proof(self.order)) is not None:
+            self._quote(proof.code, proof.message)
+            self._canceled(Evidence.REPLY, proof.executed, proof.remaining, now)
+
     def give_up(self, reason: str, now: float) -> None:
         """No time, no quota or no gateway is left: the outcome is what was proved so far."""
+        self.consult(now)
         if self.outcome is None:
             if self._message is None:
                 self._message = reason
@@ -352,17 +378,24 @@ class Case:
         """No request of this case left the process, and none of an earlier call is in doubt."""
         return self._wire is Wire.NOT_SENT and not self.doubt
 
-    def _in_doubt(self) -> Step:
+    def _in_doubt(self, *, look: bool) -> Step:
         self._doubt = True
         self._doubts.cast(self.order)
         self.failures += 1
-        if self.attempts < self._limit and not self._read_first:
+        if self.attempts < self._limit and not look:
             return Step.SEND_AFTER_PAUSE
         return self._look(pause=True)
 
     def _not_processed(self) -> Step:
         """The limiter's penalty is the pause."""
         return Step.SEND if self.attempts < self._limit else self._look(pause=False)
+
+    def _not_accepted(self, error: GatewayError | None, now: float) -> Step:
+        """One fresh signature by a corrected clock; a second rejection has another reason than the clock."""
+        if self._renewed or self.attempts >= self._limit:
+            return self._account_rejected(error, now)
+        self._renewed = True
+        return Step.SEND
 
     def _was_closed(self, verdict: Verdict, now: float) -> Step:
         self._last_state = verdict.state

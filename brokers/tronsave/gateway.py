@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from tronsave_async.arguments import several_texts, whole_number
 from tronsave_async.coalescing import Delivery
 from tronsave_async.credentials import Secret
-from tronsave_async.dispatch import Dispatcher
+from tronsave_async.dispatch import Dispatcher, Meter
 from tronsave_async.errors import InvalidRequest, UsageError
 from tronsave_async.http import HttpReply, HttpTransport
-from tronsave_async.limiter import Lane, RateLimit, RateLimiter
+from tronsave_async.limiter import Lane, RateLimit, RateLimiter, Scope
 from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
 from tronsave_async.retry import Repeatable, RetryPolicy
 
@@ -93,7 +93,7 @@ class TronSaveGateway:
     ) -> None:
         whole_number("max_ids", max_ids, least=1)
         key = Secret.of(api_key)
-        transport = HttpTransport(
+        self._http = HttpTransport(
             VENUE,
             base_url,
             headers={"apikey": key.reveal(), "Content-Type": "application/json"},
@@ -104,16 +104,18 @@ class TronSaveGateway:
             timeout=request_timeout,
             connect_timeout=connect_timeout,
         )
+        account = f"{key.account}@{self._http.host}"
+        limit = rate_limit or config.RATE_LIMIT
         self._dispatch = Dispatcher(
             VENUE,
-            account=f"{key.account}@{transport.host}",
-            transport=transport,
-            limits=dict.fromkeys(config.PATHS, rate_limit or config.RATE_LIMIT),
-            shared_scope=shared_bucket,
+            meters={
+                endpoint: Meter(Scope(VENUE, account, "all" if shared_bucket else endpoint), limit)
+                for endpoint in config.PATHS
+            },
+            transports=(self._http,),
             limiter=limiter,
             retry=retry or RetryPolicy(),
             telemetry=telemetry,
-            minimum_penalty=(rate_limit or config.RATE_LIMIT).per,
         )
         cancels = self._dispatch.batcher(
             "cancel", maximum=max_ids, send=self._send_cancels, join_departed=True
@@ -124,7 +126,7 @@ class TronSaveGateway:
         self._rows = self._dispatch.batcher(
             "history", maximum=max_ids, send=self._find_rows, join_departed=False
         )
-        self._dispatch.settle_with(cancels, self._read_back)
+        self._dispatch.settle_with(cancels, self._read_back, _order_id)
 
     @classmethod
     def from_env(cls, api_key: str | Secret | None = None, **options: Any) -> Self:
@@ -389,8 +391,11 @@ class TronSaveGateway:
     # -- how it is sent -------------------------------------------------------------------------------------------
 
     async def _send(self, exchange: Exchange, request: msgspec.Struct) -> HttpReply:
-        path = config.PATHS[exchange.endpoint]
-        return await self._dispatch.carry(exchange, "POST", path, body=wire.encode(request))
+        endpoint, body = exchange.endpoint, wire.encode(request)
+        sending = self._http.send(
+            endpoint, "POST", config.PATHS[endpoint], departing=exchange.depart, body=body
+        )
+        return await self._dispatch.carry(exchange, sending)
 
     async def _send_cancels(self, ids: Sequence[str], exchange: Exchange) -> Mapping[str, Verdict]:
         reply = await self._send(exchange, wire.OrderIds(ids))
@@ -428,13 +433,15 @@ class TronSaveGateway:
         )
 
     async def _page(self, exchange: Exchange, query: Mapping[str, str]) -> wire.HistoryPage:
-        path = config.PATHS["history"]
-        reply = await self._dispatch.carry(exchange, "GET", path, query=query)
+        sending = self._http.send(
+            "history", "GET", config.PATHS["history"], departing=exchange.depart, query=query
+        )
+        reply = await self._dispatch.carry(exchange, sending)
         return history.read_page(reply.status, reply.body, reply.retry_after())
 
     async def _read_back(self, order: OrderRef, lane: Lane) -> Delivery[OrderSnapshot]:
         """Tracking first; the history where tracking does not tell."""
-        order_id = order.id or ""
+        order_id = _order_id(order)
         tracked = await self._dispatch.fetch(self._tracks, order_id, lane)
         if tracked.failure is not None:
             return Delivery(tracked.exchange, None, tracked.failure)
@@ -493,6 +500,11 @@ def _ids(order_ids: Iterable[str]) -> list[str]:
     for order_id in ids:
         _usable(order_id)
     return ids
+
+
+def _order_id(order: OrderRef) -> str:
+    assert order.id is not None, "checked before"
+    return order.id
 
 
 def _why_unusable(order: OrderRef) -> str | None:
