@@ -54,6 +54,8 @@ from tronsave_async.registry import available_gateways, open_gateway
 from tronsave_async.retry import RetryPolicy
 from tronsave_async.telemetry import (
     Answered,
+    Connected,
+    Disconnected,
     Event,
     LoggingHook,
     Lost,
@@ -62,6 +64,7 @@ from tronsave_async.telemetry import (
     Queued,
     Retried,
     Sent,
+    Stray,
     TelemetryHook,
 )
 
@@ -79,8 +82,10 @@ __all__ = [
     "CancelOutcome",
     "Canceled",
     "ConnectFailed",
+    "Connected",
     "ConnectionLost",
     "CredentialsMissing",
+    "Disconnected",
     "Event",
     "Evidence",
     "GatewayClosed",
@@ -119,6 +124,7 @@ __all__ = [
     # credentials
     "Secret",
     "Sent",
+    "Stray",
     "TelemetryHook",
     "TooEarly",
     "Unknown",

@@ -42,8 +42,8 @@ from tronsave_async.orders import OrderRef, OrderSnapshot
 from tronsave_async.outcomes import CancelOutcome, Wire
 from tronsave_async.retry import Reach, Repeatable, RetryPolicy, RetryQuota, may_repeat
 from tronsave_async.settlement import Case, Doubts, Meaning, Step, Verdict
-from tronsave_async.tasks import clock, guarded, start
-from tronsave_async.telemetry import Event, OutcomeReached, Penalized, Retried, TelemetryHook
+from tronsave_async.tasks import clock, start
+from tronsave_async.telemetry import OutcomeReached, Penalized, Retried, TelemetryHook, emitter
 
 __all__ = ["Dispatcher", "Meter", "ReadBack", "Reply", "Transport", "reach_of"]
 
@@ -117,8 +117,7 @@ class Dispatcher:
         self._declared = False
         self._retry = retry
         self._quota = RetryQuota(retry)
-        self._hook = telemetry
-        self._emit: Callable[[Event], None] | None = None if telemetry is None else self._tell
+        self._emit = emitter(telemetry)
         self._rejections: dict[Scope, int] = {}
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -683,10 +682,6 @@ class Dispatcher:
                 self._limiter.declare(scope, limit)
             self._declared = True
         return self._limiter
-
-    def _tell(self, event: Event) -> None:
-        assert self._hook is not None, "only told where somebody listens"
-        guarded(self._hook, event, "telemetry hook")
 
     def _tell_retry(self, what: str, attempt: int, delay: float, reason: str) -> None:
         assert self._emit is not None, "checked before, so that nothing is built in vain"

@@ -7,14 +7,20 @@ raises goes to the loop's exception handler and never to an order. Without a hoo
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from tronsave_async.outcomes import CancelOutcome, Unknown, Wire
+from tronsave_async.tasks import guarded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "Answered",
+    "Connected",
+    "Disconnected",
     "Event",
     "LoggingHook",
     "Lost",
@@ -23,7 +29,9 @@ __all__ = [
     "Queued",
     "Retried",
     "Sent",
+    "Stray",
     "TelemetryHook",
+    "emitter",
 ]
 
 
@@ -135,7 +143,50 @@ class OutcomeReached(_Event, frozen=True, kw_only=True, tag="outcome"):
     read_back: float
 
 
-Event = Queued | Sent | Answered | Lost | Retried | Penalized | OutcomeReached
+class Connected(_Event, frozen=True, kw_only=True, tag="connected"):
+    """A connection that carries many requests stands.
+
+    Attributes:
+        connections: how many stood so far, this one included.
+    """
+
+    connections: int
+
+
+class Disconnected(_Event, frozen=True, kw_only=True, tag="disconnected"):
+    """It is gone.
+
+    Attributes:
+        reason: what happened.
+        pending: requests that had left and were not answered: a `Lost` follows for each.
+    """
+
+    reason: str
+    pending: int
+
+
+class Stray(_Event, frozen=True, kw_only=True, tag="stray"):
+    """A message came that answers no pending request. It harms none.
+
+    Attributes:
+        kind: ``"late"``, ``"duplicate"``, ``"unknown"``, ``"binary"``, ``"malformed"``, or the vendor's kind.
+    """
+
+    kind: str
+
+
+Event = (
+    Queued
+    | Sent
+    | Answered
+    | Lost
+    | Retried
+    | Penalized
+    | Connected
+    | Disconnected
+    | Stray
+    | OutcomeReached
+)
 """Any of them."""
 
 
@@ -146,9 +197,17 @@ class TelemetryHook(Protocol):
         """Take note of ``event``; return soon."""
 
 
+def emitter(hook: TelemetryHook | None) -> Callable[[Event], None] | None:
+    """What tells a hook, and lets nothing that it raises through; None where nobody listens, so that nothing is built
+    in vain."""
+    if hook is None:
+        return None
+    return lambda event: guarded(hook, event, "telemetry hook")
+
+
 class LoggingHook:
-    """Writes every event to a logger: `Unknown` outcomes and penalties as warnings, retries and lost requests as
-    information, the rest as debug lines.
+    """Writes every event to a logger: `Unknown` outcomes and penalties as warnings; retries, lost requests, lost
+    connections and stray messages as information; the rest as debug lines.
 
     Args:
         logger: where to; by default the logger ``tronsave_async``.
@@ -167,7 +226,7 @@ def _level(event: Event) -> int:
     match event:
         case Penalized() | OutcomeReached(outcome=Unknown()):
             return logging.WARNING
-        case Retried() | Lost():
+        case Retried() | Lost() | Disconnected() | Stray():
             return logging.INFO
         case _:
             return logging.DEBUG

@@ -1,0 +1,466 @@
+"""The WebSocket transport: many requests over one supervised connection; a reply for each, or an error that says
+whether bytes left.
+
+*One connection.* It is opened on first use or ahead of it, kept, and opened again when it is lost: at once if it had
+served, else after the retry policy's pauses. What was not sent waits for the next connection; what was sent and not
+answered is told at once that its reply is lost with the connection.
+
+*Correlation.* A request is entered into the table before a byte of it is written, and its reply finds it there by the
+vendor's request id, in any order. Whatever else arrives is counted, told to telemetry, and harms nobody.
+
+*Sign last.* A request becomes bytes in the moment in which they are written: a connection stands and takes them.
+Nothing that carries a signature waits in a queue of ours.
+
+The protocol itself is websockets' sans-I/O core under an `asyncio.Protocol`, written to once per tick of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import ssl as tls
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from websockets.exceptions import InvalidStatus, InvalidURI
+from websockets.uri import parse_uri
+
+from tronsave_async.arguments import whole_number, within
+from tronsave_async.connection import Connection
+from tronsave_async.correlation import Match, Pending
+from tronsave_async.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    GatewayClosed,
+    GatewayError,
+    RequestTimeout,
+    UsageError,
+)
+from tronsave_async.outcomes import Wire
+from tronsave_async.tasks import guarded, start
+from tronsave_async.telemetry import Connected, Disconnected, Event, Stray
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from websockets.typing import BytesLike
+    from websockets.uri import WebSocketURI
+
+    from tronsave_async.retry import RetryPolicy
+
+__all__ = ["Departing", "Read", "WebSocketTransport"]
+
+R = TypeVar("R")
+
+Departing = Callable[[str], bytes]
+"""Called in the moment in which a connection stands and takes the request, with the request's id; returns the message.
+What it raises ends the attempt before anything is sent."""
+
+Read = Callable[["BytesLike"], tuple[str, R] | str]
+"""Reads a message: the id of the request that it answers and the reply, or, where it answers none, what it is."""
+
+BITE: Final = 64
+"""Requests that are written at once, at most."""
+
+
+class _Ask(Generic[R]):
+    """One request and who waits for its reply."""
+
+    __slots__ = ("departing", "endpoint", "future", "key", "late", "since")
+
+    def __init__(
+        self,
+        endpoint: str,
+        departing: Departing,
+        late: Callable[[R], object] | None,
+        future: asyncio.Future[R],
+        since: float,
+    ) -> None:
+        self.endpoint = endpoint
+        self.departing = departing
+        self.late = late
+        self.future = future
+        self.since = since
+        """When it was asked, and then when it left: monotonic seconds."""
+        self.key: str | None = None
+        """Its id, once it left."""
+
+    def fail(self, error: GatewayError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class WebSocketTransport(Generic[R]):
+    """Requests to one vendor, many at a time, over one WebSocket connection.
+
+    Args:
+        venue: the gateway's name, for errors and events.
+        url: ``ws(s)://host[:port]/path``.
+        read: reads a message of the vendor.
+        retry: pauses between attempts to connect.
+        ssl: a TLS context; by default certificates are verified against the system's.
+        timeout: seconds for the reply to a request that left, and for a request to leave.
+        connect_timeout: seconds for a connection to stand, TLS and upgrade included.
+        quiet: seconds without a sign of life after which the peer is pinged; as many again, and it is gone.
+        max_in_flight: requests under way at once; more wait.
+        emit: takes the telemetry events, or None where nobody listens.
+
+    Raises:
+        UsageError: the URL is not a WebSocket URL, or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        venue: str,
+        url: str,
+        *,
+        read: Read[R],
+        retry: RetryPolicy,
+        ssl: tls.SSLContext | None = None,
+        timeout: float = 15.0,
+        connect_timeout: float = 5.0,
+        quiet: float = 10.0,
+        max_in_flight: int = 1000,
+        emit: Callable[[Event], None] | None = None,
+    ) -> None:
+        self._venue = venue
+        self._uri = _checked_uri(url)
+        self._read = read
+        self._retry = retry
+        self._ssl = ssl
+        self._timeout = within("request_timeout", timeout)
+        self._connect_timeout = within("connect_timeout", connect_timeout)
+        self._quiet = within("quiet", quiet)
+        self._max_in_flight = whole_number("max_in_flight", max_in_flight, least=1)
+        self._emit = emit
+        self._outbox: OrderedDict[_Ask[R], None] = OrderedDict()
+        self._pending: Pending[_Ask[R]] = Pending()
+        self._prefix = secrets.token_hex(4)
+        self._asked = 0
+        self._connection: Connection | None = None
+        self._expectant: set[asyncio.Future[None]] = set()
+        """Who waits for a connection without a request."""
+        self._wanted: asyncio.Event | None = None
+        """Somebody waits for a connection; None until the first."""
+        self._supervisor: asyncio.Task[None] | None = None
+        self._flushing = False
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._strays: Counter[str] = Counter()
+        self._connections = 0
+        self._closed = False
+
+    @property
+    def host(self) -> str:
+        """Host and port."""
+        return f"{self._uri.host}:{self._uri.port}"
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that left and are not answered."""
+        return len(self._pending)
+
+    @property
+    def connections(self) -> int:
+        """Connections that stood so far."""
+        return self._connections
+
+    @property
+    def strays(self) -> Mapping[str, int]:
+        """Messages that answered no pending request, by what they were: ``late``, ``duplicate``, ``unknown``,
+        ``binary``, and the vendor's kinds."""
+        return dict(self._strays)
+
+    async def request(
+        self, endpoint: str, departing: Departing, late: Callable[[R], object] | None = None
+    ) -> R:
+        """Send one request, once, and wait for its reply.
+
+        Args:
+            endpoint: the vendor's call, for errors.
+            departing: makes the message in the moment in which it leaves.
+            late: takes a reply that comes after the call ended without one.
+
+        Raises:
+            ConnectFailed: no connection stood; nothing was sent.
+            ConnectionLost: the connection broke; the request may have arrived.
+            RequestTimeout: time ran out; ``wire`` says whether the request may have arrived.
+            GatewayClosed: the transport is closed.
+
+        Canceling the call disturbs no other; the request may have arrived if ``departing`` was called.
+        """
+        loop = self._start()
+        ask: _Ask[R] = _Ask(endpoint, departing, late, loop.create_future(), loop.time())
+        self._outbox[ask] = None
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(self._timeout, self._sweep)
+        self._flush_soon()
+        try:
+            return await ask.future
+        except asyncio.CancelledError:
+            self._leave(ask)
+            raise
+
+    async def warm_up(self) -> None:
+        """Open the connection ahead of its first use; return when it stands.
+
+        Raises:
+            ConnectFailed: the attempt failed; others go on.
+            GatewayClosed: the transport is closed.
+
+        Canceling the call leaves the attempts going on.
+        """
+        loop = self._start()
+        if self._connection is None:
+            stands: asyncio.Future[None] = loop.create_future()
+            self._expectant.add(stands)
+            try:
+                await stands
+            finally:
+                self._expectant.discard(stands)
+
+    async def aclose(self) -> None:
+        """Close the connection in good order, and send nothing any more. Whoever waits is told."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._fail_waiting(lambda _: GatewayClosed(self._venue))
+        connection = self._connection
+        if connection is not None:
+            connection.close("gateway closed")
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.wait([self._supervisor])
+        if connection is not None:
+            await connection.gone
+
+    # -- what the connection tells --------------------------------------------------------------------------------
+
+    def writable(self) -> None:
+        """The connection takes more again."""
+        self._flush()
+
+    def stands(self, connection: Connection) -> None:
+        """The upgrade is through."""
+        self._connection = connection
+        self._connections += 1
+        if self._emit is not None:
+            self._emit(Connected(venue=self._venue, connections=self._connections))
+        for stands in self._expectant:
+            if not stands.done():
+                stands.set_result(None)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Write what waits, as far as the connection takes it."""
+        self._flushing = False
+        connection = self._connection
+        if connection is None:
+            return
+        now = asyncio.get_running_loop().time()
+        while self._outbox and not connection.is_paused:
+            room = min(BITE, self._max_in_flight - len(self._pending), len(self._outbox))
+            if room <= 0:
+                return
+            for _ in range(room):
+                self._depart(self._outbox.popitem(last=False)[0], connection, now)
+            connection.write()
+
+    def received(self, message: BytesLike) -> None:
+        """A whole text message came."""
+        try:
+            read = self._read(message)
+        except Exception:  # noqa: BLE001 - whatever a message does to its reader: the connection is read on
+            read = "malformed"
+        if isinstance(read, str):
+            self.stray(read)
+            return
+        key, reply = read
+        match, ask = self._pending.match(key)
+        if ask is not None and match is Match.AWAITED:
+            if not ask.future.done():
+                ask.future.set_result(reply)
+            if self._outbox:
+                self._flush_soon()
+            return
+        self.stray(match.value)
+        if ask is not None and ask.late is not None:
+            guarded(ask.late, reply, "a late reply's reader")
+
+    def stray(self, kind: str) -> None:
+        """Something came that answers no pending request."""
+        self._strays[kind] += 1
+        if self._emit is not None:
+            self._emit(Stray(venue=self._venue, kind=kind))
+
+    def lost(self, connection: Connection, reason: str) -> None:
+        """A connection that stood is gone, or of no more use: all that is under way is told."""
+        if self._connection is not connection:
+            return
+        self._connection = None
+        asks = self._pending.abandon_all()
+        if self._emit is not None:
+            self._emit(Disconnected(venue=self._venue, reason=reason, pending=len(asks)))
+        for ask in asks:
+            wire = Wire.MAYBE_SENT
+            ask.fail(ConnectionLost(self._venue, ask.endpoint, reason, wire=wire))
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        if self._closed:
+            raise GatewayClosed(self._venue)
+        if self._wanted is None:
+            self._wanted = asyncio.Event()
+        self._wanted.set()
+        if self._supervisor is None:
+            self._supervisor = start(self._supervise(self._wanted))
+        return asyncio.get_running_loop()
+
+    def _flush_soon(self) -> None:
+        if not self._flushing and self._connection is not None:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _depart(self, ask: _Ask[R], connection: Connection, now: float) -> None:
+        if ask.future.done():  # its caller goes in this tick
+            return
+        self._asked += 1
+        key = ask.key = f"{self._prefix}-{self._asked}"
+        ask.since = now
+        self._pending.enter(key, ask)
+        try:
+            message = ask.departing(key)
+        except Exception as error:  # noqa: BLE001 - whatever it is: nothing of the request was written
+            self._pending.withdraw(key)
+            ask.key = None
+            if not ask.future.done():
+                ask.future.set_exception(error)
+            return
+        connection.say(message)
+
+    def _leave(self, ask: _Ask[R]) -> None:
+        """The caller goes; a reply of the same tick counts as late."""
+        if ask.key is None:
+            self._outbox.pop(ask, None)
+        elif self._pending.abandon(ask.key) is None and ask.late is not None:
+            future = ask.future
+            if future.done() and not future.cancelled() and future.exception() is None:
+                guarded(ask.late, future.result(), "a late reply's reader")
+
+    def _sweep(self) -> None:
+        """One timer for all requests: those that left, and those that wait, are each in the order of their time."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() - self._timeout
+        while (oldest := self._pending.oldest) is not None and oldest[1].since <= due:
+            key, ask = oldest
+            self._pending.abandon(key)
+            self._time_out(ask, Wire.MAYBE_SENT)
+        for ask in list(self._outbox):
+            if ask.since > due:
+                break
+            del self._outbox[ask]
+            self._time_out(ask, Wire.NOT_SENT)
+        heads = [
+            ask.since
+            for ask in (oldest[1] if oldest else None, next(iter(self._outbox), None))
+            if ask
+        ]
+        self._sweeper = None
+        if heads:
+            self._sweeper = loop.call_at(min(heads) + self._timeout, self._sweep)
+        self._flush_soon()
+
+    def _time_out(self, ask: _Ask[R], wire: Wire) -> None:
+        ask.fail(RequestTimeout(self._venue, ask.endpoint, "timed out", wire=wire))
+
+    def _fail_waiting(self, error: Callable[[str], GatewayError]) -> None:
+        """Tell all who wait for a connection that there is none."""
+        asks, self._outbox = self._outbox, OrderedDict()
+        for ask in asks:
+            ask.fail(error(ask.endpoint))
+        for stands in self._expectant:
+            if not stands.done():
+                stands.set_exception(error("connect"))
+
+    async def _supervise(self, wanted: asyncio.Event) -> None:
+        """Keep a connection standing until the transport closes."""
+        failures = 0
+        while True:
+            wanted.clear()
+            connection, reason = await self._connect()
+            if connection is None:
+                failures += 1
+                self._fail_waiting(self._no_connection(reason))
+                await self._pause(failures, wanted)
+                continue
+            await connection.ended
+            failures = 0 if connection.proved_itself else failures + 1
+            if failures:
+                await self._pause(failures, wanted)
+
+    async def _connect(self) -> tuple[Connection | None, str]:
+        loop = asyncio.get_running_loop()
+        context = (self._ssl or _verifying()) if self._uri.secure else None
+        connection = Connection(self, self._uri, self._quiet)
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await loop.create_connection(
+                    lambda: connection,
+                    self._uri.host,
+                    self._uri.port,
+                    ssl=context,
+                    happy_eyeballs_delay=0.25,
+                )
+                await connection.opened
+        except Exception as error:  # noqa: BLE001 - whatever it is: no connection stands, and nothing was sent
+            connection.abort()
+            return None, _reason(error)
+        except BaseException:
+            connection.abort()
+            raise
+        return connection, ""
+
+    def _no_connection(self, reason: str) -> Callable[[str], GatewayError]:
+        return lambda endpoint: ConnectFailed(self._venue, endpoint, reason, wire=Wire.NOT_SENT)
+
+    async def _pause(self, failures: int, wanted: asyncio.Event) -> None:
+        """Wait before the next attempt, as long as the policy says; once its ``base`` is over, only until somebody
+        wants a connection."""
+        whole = self._retry.delay(failures, spread=random.random())
+        least = min(whole, self._retry.base)
+        await asyncio.sleep(least)
+        try:
+            async with asyncio.timeout(whole - least):
+                await wanted.wait()
+        except TimeoutError:
+            pass
+
+
+@cache
+def _verifying() -> tls.SSLContext:
+    """One context for all: it takes tens of milliseconds to build."""
+    return tls.create_default_context()
+
+
+def _reason(error: BaseException) -> str:
+    """The kind of a failure, and the system's word for it. Never a text of the peer's."""
+    name = type(error).__name__
+    if isinstance(error, InvalidStatus):
+        return f"HTTP {error.response.status_code} to the upgrade"
+    if isinstance(error, tls.SSLCertVerificationError):
+        return f"{name}: {error.verify_message}"
+    detail = error.strerror if isinstance(error, OSError) else None
+    return f"{name}: {detail}" if detail else name
+
+
+def _checked_uri(url: str) -> WebSocketURI:
+    try:
+        uri = parse_uri(url)
+    except (InvalidURI, ValueError, TypeError, AttributeError):
+        raise UsageError("ws_url must be ws(s)://host[:port]/path") from None
+    if uri.user_info is not None:
+        raise UsageError("ws_url must not carry credentials")
+    return uri
