@@ -12,11 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Hashable,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
 from copy import copy
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 import anyio
 
@@ -45,6 +54,9 @@ from tronsave_async.settlement import Case, Doubts, Meaning, Step, Verdict
 from tronsave_async.tasks import clock, start
 from tronsave_async.telemetry import OutcomeReached, Penalized, Retried, TelemetryHook, emitter
 
+if TYPE_CHECKING:
+    from tronsave_async.quota import DailyQuota
+
 __all__ = ["Dispatcher", "Meter", "ReadBack", "Reply", "Transport", "reach_of"]
 
 K = TypeVar("K", bound=Hashable)
@@ -52,10 +64,11 @@ R = TypeVar("R")
 
 
 class Meter(NamedTuple):
-    """What the vendor counts a call against, and how much of it is allowed."""
+    """What the vendor counts a call against, and how much of it is allowed: in a window, and in a day."""
 
     scope: Scope
     limit: RateLimit
+    quota: DailyQuota | None = None
 
 
 class Transport(Protocol):
@@ -133,8 +146,6 @@ class Dispatcher:
         self._cancels: Batcher[Any, Verdict] | None = None
         self._key: Callable[[OrderRef], Any] | None = None
         self._read_back: ReadBack | None = None
-        self._exhausted: tuple[datetime, str] | None = None
-        """Until when the vendor answers nothing, and why."""
 
     # -- what a gateway plugs in ----------------------------------------------------------------------------------
 
@@ -174,9 +185,10 @@ class Dispatcher:
         """What a cancel request said about the order, heard or not by those who asked: it may end a doubt."""
         self._doubts.resolve(name, verdict)
 
-    def exhaust(self, until: datetime, reason: str) -> None:
-        """The vendor answers nothing before ``until`` (its daily quota is used up): nothing is sent until then."""
-        self._exhausted = until, reason
+    def exhausted(self, endpoint: str) -> None:
+        """The vendor says that the day's quota is used up: what is counted against it is not sent any more."""
+        if (quota := self._meters[endpoint].quota) is not None:
+            quota.refused(datetime.now(UTC))
 
     # -- one request ----------------------------------------------------------------------------------------------
 
@@ -199,10 +211,11 @@ class Dispatcher:
             QuotaExhausted: the vendor answers nothing today.
         """
         exchange.lane = lane
-        self._check_quota(exchange.endpoint)
-        permit = await self._shared().acquire(self._meters[exchange.endpoint].scope, lane=lane)
+        meter = self._meters[exchange.endpoint]
+        self._check_quota(exchange.endpoint, meter.quota)
+        permit = await self._shared().acquire(meter.scope, lane=lane)
         exchange.granted(permit)
-        self._check_quota(exchange.endpoint)
+        self._check_quota(exchange.endpoint, meter.quota)
 
     async def carry(self, exchange: Exchange, sending: Awaitable[P]) -> P:
         """Send one admitted request, once; "too many requests" closes the scope for all its users.
@@ -222,6 +235,10 @@ class Dispatcher:
             if exchange.ended_at is None:
                 exchange.lost(_short(error))
             raise
+        finally:
+            quota = self._meters[exchange.endpoint].quota
+            if quota is not None and exchange.departed_at is not None:
+                quota.count(datetime.now(UTC))
         if exchange.ended_at is None:
             exchange.answered(reply.status)
         self._heed(exchange.endpoint, reply)
@@ -239,7 +256,7 @@ class Dispatcher:
             raise
 
     async def poll(
-        self, batcher: Batcher[str, R], keys: Sequence[str], timeout: float | None
+        self, endpoint: str, batcher: Batcher[str, R], keys: Sequence[str], timeout: float | None
     ) -> dict[str, R]:
         """What ``batcher`` brings for each of several keys, repeating what fails; silent keys are missing.
 
@@ -248,22 +265,15 @@ class Dispatcher:
             GatewayClosed, UsageError: nothing was sent.
         """
         found: dict[str, R] = {}
-        bound = asyncio.timeout(timeout_seconds(timeout))
-        try:
-            async with bound:
-                for failures in itertools.count(1):
-                    self.check_open()
-                    keys, failed = await self._collect(batcher, keys, found)
-                    if failed is None or failed.failure is None:
-                        return found
-                    self.check_open()
-                    await self._pause("track", failures, failed.exchange, failed.failure)
-        except TimeoutError as error:
-            if not bound.expired():
-                raise
-            reason, wire = "out of time", Wire.MAYBE_SENT
-            raise RequestTimeout(self.venue, "track", reason, wire=wire) from error
-        raise AssertionError("unreachable: the loop returns or raises")
+        async with self.deadline(endpoint, timeout):
+            for failures in itertools.count(1):
+                self.check_open()
+                keys, failed = await self._collect(batcher, keys, found)
+                if failed is None or failed.failure is None:
+                    break
+                self.check_open()
+                await self._pause(endpoint, failures, failed.exchange, failed.failure)
+        return found
 
     async def _collect(
         self, batcher: Batcher[str, R], keys: Sequence[str], found: dict[str, R]
@@ -343,24 +353,16 @@ class Dispatcher:
             RequestFailed, VendorError: the last attempt's error.
             GatewayClosed, UsageError: nothing was sent.
         """
-        timeout = timeout_seconds(timeout)
         self.check_open()
         assert self._read_back is not None, "set by the gateway"
-        bound = asyncio.timeout(timeout)
-        try:
-            async with bound:
-                for failures in itertools.count(1):
-                    self.check_open()
-                    delivery = await self._read_back(order, Lane.READ)
-                    if delivery.failure is None:
-                        return delivery.value
-                    self.check_open()
-                    await self._pause("get_order", failures, delivery.exchange, delivery.failure)
-        except TimeoutError as error:
-            if not bound.expired():
-                raise
-            reason, wire = "out of time", Wire.MAYBE_SENT
-            raise RequestTimeout(self.venue, "get_order", reason, wire=wire) from error
+        async with self.deadline("get_order", timeout):
+            for failures in itertools.count(1):
+                self.check_open()
+                delivery = await self._read_back(order, Lane.READ)
+                if delivery.failure is None:
+                    return delivery.value
+                self.check_open()
+                await self._pause("get_order", failures, delivery.exchange, delivery.failure)
         raise AssertionError("unreachable: the loop returns or raises")
 
     # -- cancels --------------------------------------------------------------------------------------------------
@@ -511,6 +513,24 @@ class Dispatcher:
             for transport in self._transports:
                 await transport.aclose()
 
+    @asynccontextmanager
+    async def deadline(self, endpoint: str, timeout: float | None) -> AsyncIterator[None]:
+        """Bound what only reads.
+
+        Raises:
+            UsageError: the timeout is not usable.
+            RequestTimeout: it is over.
+        """
+        bound = asyncio.timeout(timeout_seconds(timeout))
+        try:
+            async with bound:
+                yield
+        except TimeoutError as error:
+            if not bound.expired() or isinstance(error, GatewayError):
+                raise
+            reason, wire = "out of time", Wire.MAYBE_SENT
+            raise RequestTimeout(self.venue, endpoint, reason, wire=wire) from error
+
     def spawn(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a background task of the gateway."""
         task = start(coro)
@@ -613,7 +633,7 @@ class Dispatcher:
         delay = self._retry.delay(case.failures, spread=exchange.spread)
         if self._emit is not None:
             self._tell_retry(step.value, case.attempts, delay, case.reason)
-        await self._sleep_until(_ended(exchange) + delay)
+        await self.sleep_until(_ended(exchange) + delay)
         return True
 
     async def _pause(
@@ -626,7 +646,7 @@ class Dispatcher:
         delay = self._retry.delay(failures, spread=exchange.spread)
         if self._emit is not None:
             self._tell_retry(what, failures, delay, str(error))
-        await self._sleep_until(_ended(exchange) + delay)
+        await self.sleep_until(_ended(exchange) + delay)
 
     def _admit_repeat(self, exchange: Exchange) -> bool:
         """One token of the quota for each failed request, however many callers shared it."""
@@ -634,7 +654,7 @@ class Dispatcher:
             exchange.quota_admitted = self._quota.admit(clock())
         return exchange.quota_admitted
 
-    async def _sleep_until(self, moment: float) -> None:
+    async def sleep_until(self, moment: float) -> None:
         """Sleep, or until the gateway closes. The moment is absolute: those who shared a request wake up in one tick,
         and share the next."""
         bound = asyncio.timeout_at(moment)
@@ -645,14 +665,14 @@ class Dispatcher:
             if not bound.expired():
                 raise
 
-    def _check_quota(self, endpoint: str) -> None:
-        if self._exhausted is None:
-            return
-        until, reason = self._exhausted
-        if datetime.now(UTC) < until:
-            wire = Wire.NOT_SENT
+    def _check_quota(self, endpoint: str, quota: DailyQuota | None) -> None:
+        until = None if quota is None else quota.closed_until(datetime.now(UTC))
+        if until is not None:
+            reason, wire = (
+                f"the day's quota is used up until {until:%Y-%m-%d %H:%M} UTC",
+                Wire.NOT_SENT,
+            )
             raise QuotaExhausted(self.venue, endpoint, reason, wire=wire, retry_at=until)
-        self._exhausted = None
 
     def _heed(self, endpoint: str, reply: Reply) -> None:
         """Close the scope where the vendor asked for it; note that it is there."""
@@ -666,7 +686,7 @@ class Dispatcher:
             self._quota.answered()
 
     def _penalize(self, endpoint: str, retry_after: float | None) -> None:
-        scope, limit = self._meters[endpoint]
+        scope, limit, _ = self._meters[endpoint]
         rejections = self._rejections[scope] = self._rejections.get(scope, 0) + 1
         seconds = self._retry.penalty(rejections, retry_after=retry_after, minimum=limit.per)
         self._shared().penalize(scope, seconds)
@@ -678,7 +698,7 @@ class Dispatcher:
         if self._limiter is None:
             self._limiter = shared_limiter()
         if not self._declared:
-            for scope, limit in self._meters.values():
+            for scope, limit, _ in self._meters.values():
                 self._limiter.declare(scope, limit)
             self._declared = True
         return self._limiter

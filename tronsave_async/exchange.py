@@ -74,7 +74,7 @@ class Exchange:
         self.queued_at: Final = clock()
         self.departed_at: float | None = None
         self.departed_time = 0.0
-        """The same moment on the wall clock, in seconds since the epoch."""
+        """The same moment on the wall clock, or on the vendor's where that is known, in seconds since the epoch."""
         self.ended_at: float | None = None
         self.was_answered = False
         self.spread: Final = random.random()

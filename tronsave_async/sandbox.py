@@ -8,6 +8,8 @@ holds or mutilates a reply is done here, so that a fault means the same at every
 A fault has two independent parts: what becomes of the *request* (`Processing`) and what becomes of
 the *reply* (`Reply`). "The connection dropped" is therefore always one of two scripted facts: the
 vendor had carried the request out, or it had not.
+
+`sandbox_socket` plays the same faults, and some that only a socket can have, on WebSockets.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ __all__ = [
     "Reply",
     "RequestLog",
     "SlidingWindow",
+    "cut_connection",
     "drop_after",
     "drop_before",
     "empty_body",
@@ -55,11 +58,14 @@ __all__ = [
     "json_array",
     "late",
     "malformed_json",
+    "partial_fill_in_the_race",
     "peak_in_window",
     "rate_limited",
     "replaced",
+    "retyped",
     "server_error",
     "skewed_clock",
+    "too_slow",
     "truncated",
     "wrong_types",
 ]
@@ -89,6 +95,12 @@ class Processing(enum.Enum):
     RACE = "race"
     """The orders it is about are filled an instant before it is carried out."""
 
+    PARTIAL_RACE = "partial race"
+    """The orders it is about are partly filled an instant before, where that can be."""
+
+    TOO_SLOW = "too slow"
+    """It takes longer than the vendor allows itself, where the vendor has such a limit."""
+
 
 class Reply(enum.Enum):
     """What becomes of the reply."""
@@ -106,13 +118,40 @@ class Reply(enum.Enum):
     """It is sent, `delay` seconds after it was ready."""
 
     TRUNCATED = "truncated"
-    """The headers promise the whole body; half of it is sent, then the connection is closed."""
+    """
+    The headers promise the whole body; half of it is sent, then the connection is closed. On a
+    socket: the same with a frame and its text.
+    """
 
     RETYPED = "retyped"
     """It is sent with every text, number, truth and null in it turned into another type."""
 
     REPLACED = "replaced"
-    """Another reply is sent in its place: `status`, `headers`, `body`."""
+    """
+    Another reply is sent in its place: `status`, `headers`, `body`. On a socket a body that is a
+    JSON object is addressed to the request, unless it has an address.
+    """
+
+    DUPLICATED = "duplicated"
+    """On a socket: it is sent, and sent again; with `status` or `body` the second is another."""
+
+    PRECEDED = "preceded"
+    """On a socket: another message comes first, `body` as it is or the error of `status`."""
+
+    REORDERED = "reordered"
+    """On a socket: it is sent after the next reply, at the latest after `delay` seconds."""
+
+    BINARY = "binary"
+    """On a socket: it, or `body`, is sent as a binary message."""
+
+    UNADDRESSED = "unaddressed"
+    """On a socket: it is sent with `address` as the id of the request it answers."""
+
+
+SOCKET_REPLIES = frozenset(
+    {Reply.DUPLICATED, Reply.PRECEDED, Reply.REORDERED, Reply.BINARY, Reply.UNADDRESSED}
+)
+"""What only a socket can do to a reply."""
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +169,9 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
         body: The body of a replaced reply; None: as the vendor words an error with this status.
         reset: Whether a connection closed by the fault ends with RST instead of FIN.
         clock_offset: Seconds by which the vendor's clock is ahead while it serves the request.
+        address: Of an unaddressed reply: text, number or None.
+        close_code: The socket is closed with this code once the reply has had its fate.
+        close_reason: The reason that is given with it.
 
     Raises:
         ValueError: If the parts contradict each other.
@@ -145,12 +187,15 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes | None = None
     reset: bool = False
     clock_offset: float = 0.0
+    address: str | float | None = None
+    close_code: int | None = None
+    close_reason: str = ""
 
     def __post_init__(self) -> None:
         if self.times < 1:
             raise ValueError("a fault befalls at least one request")
-        if self.delay < 0 or (self.reply is Reply.LATE and not self.delay):
-            raise ValueError("a delay is positive, and a late reply has one")
+        if self.delay < 0 or (self.reply in {Reply.LATE, Reply.REORDERED} and not self.delay):
+            raise ValueError("a delay is positive, and a late or reordered reply has one")
         own_reply = self.reply not in {Reply.DROP, Reply.HANG, Reply.REPLACED}
         if self.processing is Processing.SKIPPED and own_reply:
             raise ValueError("a request that is not processed has no reply of its own")
@@ -166,8 +211,15 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
         shown += [f"body=<{len(self.body)} bytes>"] if self.body is not None else []
         return f"Fault({', '.join(shown)})"
 
-    def befalls(self, endpoint: str) -> bool:
-        """Return whether it may befall a request to this endpoint."""
+    @property
+    def needs_socket(self) -> bool:
+        """Whether only a socket can play it."""
+        return self.reply in SOCKET_REPLIES or self.close_code is not None
+
+    def befalls(self, endpoint: str, *, socket: bool = False) -> bool:
+        """Return whether it may befall a request to this endpoint, on a `socket` or by HTTP."""
+        if self.needs_socket and not socket:
+            return False
         return self.endpoint is None or self.endpoint == endpoint
 
 
@@ -211,6 +263,16 @@ def wrong_types(endpoint: str | None = None, *, times: int = 1) -> Fault:
 def fill_in_the_race(endpoint: str | None = None, *, times: int = 1) -> Fault:
     """Fill the orders that the request is about an instant before it is processed."""
     return Fault(endpoint=endpoint, times=times, processing=Processing.RACE)
+
+
+def partial_fill_in_the_race(endpoint: str | None = None, *, times: int = 1) -> Fault:
+    """Fill the orders that the request is about partly, an instant before it is processed."""
+    return Fault(endpoint=endpoint, times=times, processing=Processing.PARTIAL_RACE)
+
+
+def too_slow(endpoint: str | None = None, *, times: int = 1) -> Fault:
+    """Let the request exceed the time that the vendor allows itself; its rules say what follows."""
+    return Fault(endpoint=endpoint, times=times, processing=Processing.TOO_SLOW)
 
 
 def skewed_clock(endpoint: str | None = None, *, offset: float, times: int = 1) -> Fault:
@@ -310,6 +372,15 @@ def huge_body(
     return replaced(endpoint, status=200, body=body, times=times, processed=processed)
 
 
+def retyped(body: bytes, kept: str | None = None) -> bytes:
+    """Return a JSON text of the same shape, all values of other types but that of field `kept`."""
+    value = msgspec.json.decode(body)
+    changed = _retyped(value)
+    if kept is not None and kept in value:
+        changed[kept] = value[kept]
+    return msgspec.json.encode(changed)
+
+
 def _retyped(value: Any) -> Any:
     """Return a JSON value of the same shape whose texts, numbers and truths are of other types."""
     if isinstance(value, dict):
@@ -375,21 +446,28 @@ class FaultScript:
             raise ValueError("rate is a probability: 0 to 1")
         self._chaos, self._rate, self._random = tuple(faults), rate, random.Random(seed)
 
-    def take(self, endpoint: str) -> Fault | None:
-        """Return the fault that befalls a request to this endpoint, and use it up."""
+    def take(self, endpoint: str, *, socket: bool = False) -> Fault | None:
+        """
+        Return the fault that befalls a request to this endpoint, and use it up.
+
+        Args:
+            endpoint: The vendor's word for it.
+            socket: Whether the request came on a socket. Others leave the faults that only a socket
+                can play to those that do.
+        """
         for index, (fault, left) in enumerate(self._waiting):
-            if fault.befalls(endpoint):
+            if fault.befalls(endpoint, socket=socket):
                 if left > 1:
                     self._waiting[index] = (fault, left - 1)
                 else:
                     del self._waiting[index]
                 return fault
-        return self._strike(endpoint)
+        return self._strike(endpoint, socket)
 
-    def _strike(self, endpoint: str) -> Fault | None:
+    def _strike(self, endpoint: str, socket: bool) -> Fault | None:
         if not self._chaos or self._random.random() >= self._rate:
             return None
-        fitting = [fault for fault in self._chaos if fault.befalls(endpoint)]
+        fitting = [f for f in self._chaos if f.befalls(endpoint, socket=socket)]
         return self._random.choice(fitting) if fitting else None
 
 
@@ -457,18 +535,20 @@ class RecordedRequest(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         number: Its place in the record, from 0.
         endpoint: The vendor's word for the endpoint; None for a path that is none.
-        method: The HTTP method.
-        path: The path, without the query.
+        method: The HTTP method; "MESSAGE" for a message on a socket.
+        path: The path, without the query; of a message, the one its socket was opened with.
         query: The query as sent, without the question mark.
         arrived: `loop.time()` when the vendor's side had all of it, in seconds.
         received_at: The vendor's clock then, aware, UTC.
-        raw: The body's bytes.
-        body: The body decoded as JSON; None if it is no JSON.
+        raw: The body's bytes; a message's bytes, credentials masked.
+        body: The body or message decoded as JSON; None if it is no JSON.
         headers: The headers, names in lower case, credentials masked.
         caller: Which of the vendor's known callers sent it; None if it was not recognized.
         processed: Whether the vendor carried it out. A refused request is not carried out.
-        status: The HTTP status that was put on the wire; None as long as, or if, there was none.
+        status: The status that was put on the wire; None as long as, or if, there was none.
         fault: The fault that befell it.
+        connection: Which socket it came on, counted from 1; None for HTTP.
+        signature_age: Seconds since it was signed, by the vendor's clock; None without signature.
     """
 
     number: int
@@ -485,6 +565,8 @@ class RecordedRequest(msgspec.Struct, frozen=True, kw_only=True):
     processed: bool = False
     status: int | None = None
     fault: Fault | None = None
+    connection: int | None = None
+    signature_age: float | None = None
 
 
 class RequestLog(Sequence[RecordedRequest]):
@@ -492,6 +574,7 @@ class RequestLog(Sequence[RecordedRequest]):
 
     def __init__(self) -> None:
         self._entries: list[RecordedRequest] = []
+        self._counts: dict[str | None, int] = {}
         # Set at the next note; None while nobody waits for one.
         self._noted: asyncio.Event | None = None
 
@@ -511,6 +594,7 @@ class RequestLog(Sequence[RecordedRequest]):
     def append(self, entry: RecordedRequest) -> None:
         """Record an arrival; its number is the length of the record so far."""
         self._entries.append(entry)
+        self._counts[entry.endpoint] = self._counts.get(entry.endpoint, 0) + 1
 
     def note(self, number: int, **changes: Any) -> None:
         """Record what became of a request."""
@@ -531,7 +615,7 @@ class RequestLog(Sequence[RecordedRequest]):
             count: How many, from the beginning.
             endpoint: To this endpoint; None: to any.
         """
-        while len(self if endpoint is None else self.to(endpoint)) < count:
+        while (len(self) if endpoint is None else self._counts.get(endpoint, 0)) < count:
             if self._noted is None:
                 self._noted = asyncio.Event()
             await self._noted.wait()
@@ -610,12 +694,14 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         fault: The fault that befalls it.
         caller: Which known caller sent it.
         processed: Whether it was carried out.
+        signature_age: Seconds since it was signed, by the vendor's clock.
     """
 
     reply: HttpReply | None = None
     fault: Fault | None = None
     caller: str | None = None
     processed: bool = False
+    signature_age: float | None = None
 
 
 class HttpVendor(Protocol):
@@ -634,6 +720,9 @@ class HttpVendor(Protocol):
         """Return the body with which the vendor answers an error of this HTTP status."""
 
 
+Serve = Callable[[web.BaseRequest, asyncio.Event], Awaitable[web.StreamResponse]]
+
+
 class _ClientConnections(web.Server):
     """
     aiohttp's server, which counts its connections, and tells its handler when one is gone.
@@ -645,7 +734,7 @@ class _ClientConnections(web.Server):
 
     def __init__(
         self,
-        serve: Callable[[web.BaseRequest, asyncio.Event], Awaitable[web.StreamResponse]],
+        serve: Serve,
         **options: Any,
     ) -> None:
         super().__init__(self._handle, **options)
@@ -711,6 +800,9 @@ class LoopbackServer:
         seed: Of the random travel times.
         ssl_context: Serve TLS with it.
         keepalive: Seconds after which an idle connection is closed.
+        log: The record to write to; by default one of its own.
+        upgrade: Serves a connection whose client asks for a WebSocket, given the request and the
+            event that is set when the connection is gone.
     """
 
     def __init__(
@@ -722,8 +814,11 @@ class LoopbackServer:
         seed: int = 0,
         ssl_context: ssl.SSLContext | None = None,
         keepalive: float = 75.0,
+        log: RequestLog | None = None,
+        upgrade: Serve | None = None,
     ) -> None:
-        self.log = RequestLog()
+        self.log = RequestLog() if log is None else log
+        self._upgrade = upgrade
         self._vendor = vendor
         self._now = now
         self._jitter = jitter
@@ -778,6 +873,8 @@ class LoopbackServer:
         await connections.aclose()
 
     async def _answer(self, request: web.BaseRequest, gone: asyncio.Event) -> web.StreamResponse:
+        if self._upgrade is not None and request.headers.get("Upgrade", "").lower() == "websocket":
+            return await self._upgrade(request, gone)
         try:
             raw = await request.read()
         except web.HTTPRequestEntityTooLarge:
@@ -793,6 +890,7 @@ class LoopbackServer:
             caller=decision.caller,
             processed=decision.processed,
             fault=fault,
+            signature_age=decision.signature_age,
         )
         await self._travel()
         if fault is not None and await self._withheld(request, fault, gone):
@@ -864,8 +962,7 @@ class LoopbackServer:
             return HttpReply(status=fault.status, headers=fault.headers, body=body)
         assert reply is not None, "a simulator answers whatever it processes"
         if fault is not None and fault.reply is Reply.RETYPED:
-            body = msgspec.json.encode(_retyped(msgspec.json.decode(reply.body)))
-            return msgspec.structs.replace(reply, body=body)
+            return msgspec.structs.replace(reply, body=retyped(reply.body))
         return reply
 
     def _headers(self, reply: HttpReply, fault: Fault | None) -> dict[str, str]:
@@ -900,13 +997,18 @@ async def _gone_within(gone: asyncio.Event, delay: float) -> None:
 
 
 async def _cut(request: web.BaseRequest, gone: asyncio.Event, *, reset: bool) -> None:
-    """Close the connection under a request, with FIN (after what is still to be sent) or RST."""
-    transport = request.transport
-    if transport is not None and reset:
-        # A socket that lingers for no time is reset when it is closed.
-        sock: socket = transport.get_extra_info("socket")
-        sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
-    elif transport is not None:
-        transport.close()
+    """Close the connection under a request."""
+    if request.transport is not None:
+        cut_connection(request.transport, reset=reset)
     await gone.wait()
+
+
+def cut_connection(transport: asyncio.Transport, *, reset: bool = False) -> None:
+    """Close a connection, with FIN (after what is still to be sent) or RST (at once)."""
+    if not reset:
+        transport.close()
+        return
+    # A socket that lingers for no time is reset when it is closed.
+    sock: socket = transport.get_extra_info("socket")
+    sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+from tronsave_async.adapter import Adapter
 from tronsave_async.arguments import several_texts, whole_number
 from tronsave_async.coalescing import Delivery
 from tronsave_async.credentials import Secret
@@ -25,14 +26,12 @@ from .config import MAINNET, VENUE
 
 if TYPE_CHECKING:
     import ssl as tls
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     import aiohttp
     import msgspec
 
     from tronsave_async.exchange import Exchange
-    from tronsave_async.outcomes import CancelOutcome
     from tronsave_async.settlement import Verdict
     from tronsave_async.telemetry import TelemetryHook
 
@@ -49,11 +48,15 @@ _LOOK_AT_CONFIRMATION: Final = (
 )
 
 
-class TronSaveGateway:
+class TronSaveGateway(Adapter):
     """An `OrderGateway` for TronSave Fast Charge, and the vendor's own calls.
 
     Use it as an async context manager, or call `aclose`. Constructing it opens nothing. One gateway serves any number
     of tasks of one event loop.
+
+    What is particular about TronSave's outcomes (page: cancel-order): ``Canceled.executed`` is zero where the reply
+    proves the cancel, as only orders that are not matched can be canceled; ``Refused`` means that the vendor said no
+    and tracking says that the order still waits. N orders take N / ``max_ids`` requests.
 
     Args:
         api_key: the API key of the prefunded internal account (page: authentication).
@@ -106,7 +109,7 @@ class TronSaveGateway:
         )
         account = f"{key.account}@{self._http.host}"
         limit = rate_limit or config.RATE_LIMIT
-        self._dispatch = Dispatcher(
+        dispatcher = Dispatcher(
             VENUE,
             meters={
                 endpoint: Meter(Scope(VENUE, account, "all" if shared_bucket else endpoint), limit)
@@ -117,6 +120,7 @@ class TronSaveGateway:
             retry=retry or RetryPolicy(),
             telemetry=telemetry,
         )
+        super().__init__(dispatcher)
         cancels = self._dispatch.batcher(
             "cancel", maximum=max_ids, send=self._send_cancels, join_departed=True
         )
@@ -138,34 +142,6 @@ class TronSaveGateway:
         key = Secret.from_env(VENUE, config.API_KEY_VARIABLE) if api_key is None else api_key
         return cls(key, **options)
 
-    @property
-    def venue(self) -> str:
-        """``"tronsave"``"""
-        return VENUE
-
-    # -- the contract ---------------------------------------------------------------------------------------------
-
-    async def cancel(self, order: OrderRef | str, *, timeout: float | None = 30.0) -> CancelOutcome:
-        """Cancel one order; see `OrderGateway.cancel` (page: cancel-order).
-
-        ``Canceled.executed`` is zero where the reply proves the cancel: only orders that are not matched can be
-        canceled. ``Refused`` means that the vendor said no and tracking says that the order still waits.
-        """
-        return await self._dispatch.cancel(_usable(order), timeout)
-
-    async def cancel_many(
-        self,
-        orders: Iterable[OrderRef | str],
-        *,
-        timeout: float | None = None,
-        on_outcome: Callable[[CancelOutcome], object] | None = None,
-    ) -> list[CancelOutcome]:
-        """Cancel many orders; see `OrderGateway.cancel_many`. N orders take N / ``max_ids`` requests."""
-        if isinstance(orders, str | bytes):
-            raise UsageError("cancel_many takes several orders; cancel takes one")
-        refs = [_ref(order) for order in orders]
-        return await self._dispatch.cancel_many(refs, timeout, on_outcome, _why_unusable)
-
     async def get_order(
         self, order: OrderRef | str, *, timeout: float | None = 30.0
     ) -> OrderSnapshot:
@@ -174,25 +150,19 @@ class TronSaveGateway:
 
         Tracking tells no amounts: ``executed`` and ``remaining`` are None then.
         """
-        ref = _usable(order)
-        snapshot = await self._dispatch.read(ref, timeout)
-        return snapshot if snapshot is not None else verdict.snapshot_of_word(ref, None)
+        return await super().get_order(order, timeout=timeout)
 
-    async def aclose(self) -> None:
-        """Close; see `OrderGateway.aclose`."""
-        await self._dispatch.aclose()
-
-    async def __aenter__(self) -> Self:
-        self._dispatch.check_open()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
+    def _why_unusable(self, order: OrderRef) -> str | None:
+        """Any visible text may be an id: the vendor decides."""
+        if order.id is None:
+            return "TronSave has no client ids: an order is named by its id"
+        if not order.id:
+            return "an order id must not be empty"
+        if len(order.id) > config.LONGEST_ID:
+            return f"an order id of more than {config.LONGEST_ID} characters"
+        if not order.id.isprintable() or " " in order.id:
+            return "an order id must be visible characters without spaces"
+        return None
 
     # -- the vendor's own calls -----------------------------------------------------------------------------------
 
@@ -300,8 +270,8 @@ class TronSaveGateway:
 
         Canceling the call is safe.
         """
-        ids = _ids(order_ids)
-        words = await self._dispatch.poll(self._tracks, ids, timeout)
+        ids = self._ids(order_ids)
+        words = await self._dispatch.poll("track", self._tracks, ids, timeout)
         return {order_id: words[order_id] for order_id in ids if order_id in words}
 
     async def confirm(
@@ -321,7 +291,7 @@ class TronSaveGateway:
 
         Canceling the call may leave rentals ended if the request had left.
         """
-        ids = _ids(order_ids)
+        ids = self._ids(order_ids)
         if not ids:
             return []
         reply = await self._post(
@@ -387,6 +357,13 @@ class TronSaveGateway:
             )
             for row in pages.take(page):
                 yield row
+
+    def _ids(self, order_ids: Iterable[str]) -> list[str]:
+        """Each id once, in the order given."""
+        ids = list(dict.fromkeys(several_texts("order_ids", order_ids)))
+        for order_id in ids:
+            self._usable(order_id)
+        return ids
 
     # -- how it is sent -------------------------------------------------------------------------------------------
 
@@ -479,42 +456,6 @@ class TronSaveGateway:
         )
 
 
-def _ref(order: OrderRef | str) -> OrderRef:
-    if isinstance(order, OrderRef):
-        return order
-    if isinstance(order, str):
-        return OrderRef(id=order)
-    raise UsageError(f"an order is an OrderRef or text, not {type(order).__name__}")
-
-
-def _usable(order: OrderRef | str) -> OrderRef:
-    ref = _ref(order)
-    if (reason := _why_unusable(ref)) is not None:
-        raise UsageError(reason)
-    return ref
-
-
-def _ids(order_ids: Iterable[str]) -> list[str]:
-    """Each id once, in the order given."""
-    ids = list(dict.fromkeys(several_texts("order_ids", order_ids)))
-    for order_id in ids:
-        _usable(order_id)
-    return ids
-
-
 def _order_id(order: OrderRef) -> str:
     assert order.id is not None, "checked before"
     return order.id
-
-
-def _why_unusable(order: OrderRef) -> str | None:
-    """Why an order cannot be named to TronSave, or None. Any visible text may be an id: the vendor decides."""
-    if order.id is None:
-        return "TronSave has no client ids: an order is named by its id"
-    if not order.id:
-        return "an order id must not be empty"
-    if len(order.id) > config.LONGEST_ID:
-        return f"an order id of more than {config.LONGEST_ID} characters"
-    if not order.id.isprintable() or " " in order.id:
-        return "an order id must be visible characters without spaces"
-    return None

@@ -1,0 +1,84 @@
+"""A vendor's quota for the day: how much is used, and until when there is no point in asking. No clock, no I/O."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+from weakref import WeakValueDictionary
+
+from tronsave_async.arguments import whole_number
+
+__all__ = ["DailyQuota", "shared_quota"]
+
+PATIENCE: Final = timedelta(hours=1)
+"""Vendors do not say when their day begins: refused again after midnight UTC, they are asked once an hour."""
+
+
+class DailyQuota:
+    """Counts the requests of one account in a day of UTC, and remembers when the vendor called the day's quota used up.
+
+    Args:
+        requests: the quota, at least 1.
+
+    Raises:
+        UsageError: it is not.
+    """
+
+    def __init__(self, requests: int) -> None:
+        self._requests = whole_number("daily_quota", requests, least=1)
+        self._day: datetime | None = None
+        self._used = 0
+        self._closed_until: datetime | None = None
+
+    @property
+    def used(self) -> int:
+        """Requests on the latest day."""
+        return self._used
+
+    def tighten(self, requests: int) -> None:
+        """Go by the smaller of two quotas."""
+        self._requests = min(self._requests, whole_number("daily_quota", requests, least=1))
+
+    def count(self, now: datetime) -> None:
+        """A request left at ``now`` (aware, UTC)."""
+        day = _midnight(now)
+        if day != self._day:
+            self._day, self._used = day, 0
+        self._used += 1
+        if self._used >= self._requests:
+            self._closed_until = day + timedelta(days=1)
+
+    def refused(self, now: datetime) -> None:
+        """The vendor says at ``now`` that the quota is used up."""
+        before = self._closed_until
+        if before is not None and before <= now < before + PATIENCE:
+            self._closed_until = now + PATIENCE
+        elif before is None or before < now:
+            self._closed_until = _midnight(now) + timedelta(days=1)
+
+    def closed_until(self, now: datetime) -> datetime | None:
+        """Until when nothing should be sent, or None."""
+        until = self._closed_until
+        return until if until is not None and now < until else None
+
+
+_shared: WeakValueDictionary[str, DailyQuota] = WeakValueDictionary()
+
+
+def shared_quota(account: str, requests: int) -> DailyQuota:
+    """The account's quota in this process, kept as long as a gateway uses it; of two sizes, the smaller.
+
+    Args:
+        account: names the account; never a secret.
+        requests: the quota.
+    """
+    quota = _shared.get(account)
+    if quota is None:
+        quota = _shared[account] = DailyQuota(requests)
+    else:
+        quota.tighten(requests)
+    return quota
+
+
+def _midnight(now: datetime) -> datetime:
+    return now.replace(hour=0, minute=0, second=0, microsecond=0)
