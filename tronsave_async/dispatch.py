@@ -244,7 +244,7 @@ class Dispatcher:
         self._heed(exchange.endpoint, reply)
         return reply
 
-    async def fetch(self, batcher: Batcher[str, R], key: str, lane: Lane) -> Delivery[R]:
+    async def fetch(self, batcher: Batcher[K, R], key: K, lane: Lane) -> Delivery[R]:
         """Want ``key`` from ``batcher``. Canceling the call takes only this interest away."""
         mailbox: Mailbox[R] = Mailbox()
         ticket = batcher.join(key, lane, mailbox)

@@ -44,6 +44,7 @@ __all__ = [
     "RecordedRequest",
     "Reply",
     "RequestLog",
+    "Serve",
     "SlidingWindow",
     "cut_connection",
     "drop_after",
@@ -721,6 +722,7 @@ class HttpVendor(Protocol):
 
 
 Serve = Callable[[web.BaseRequest, asyncio.Event], Awaitable[web.StreamResponse]]
+"""Serves a request, given the event that is set when its connection is gone."""
 
 
 class _ClientConnections(web.Server):

@@ -248,7 +248,8 @@ class Case:
     def answered(self, verdict: Verdict, now: float) -> Step:
         """The vendor replied to a cancel."""
         self.attempts += 1
-        self._quote(verdict.code, verdict.message)
+        if verdict.meaning is not Meaning.STALE or self._renewed:
+            self._quote(verdict.code, verdict.message)
         if self._wire is Wire.NOT_SENT:
             self._wire = Wire.ANSWERED
         match verdict.meaning:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from brokers.ripio.gateway import RipioGateway
 from brokers.tronsave import TronSaveGateway
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Sightings(logging.Handler):
         self.value(event)
 
     def value(self, value: object) -> None:
-        """Read an event, an outcome or a snapshot in all its forms."""
+        """Read an event, an outcome, a snapshot or whatever a call returns in all its forms."""
         self.look(f"{value!r} {value} {msgspec.json.encode(value)!r} {msgspec.to_builtins(value)}")
 
     def error(self, error: BaseException) -> None:
@@ -83,6 +84,11 @@ class WatchedGateway(TronSaveGateway):
     """A gateway whose every answer and exception is read."""
 
 
-for name, member in inspect.getmembers(TronSaveGateway, inspect.iscoroutinefunction):
-    if not name.startswith("_"):
-        setattr(WatchedGateway, name, watched(member))
+class WatchedRipio(RipioGateway):
+    """The same for Ripio."""
+
+
+for gateway in (WatchedGateway, WatchedRipio):
+    for name, member in inspect.getmembers(gateway, inspect.iscoroutinefunction):
+        if not name.startswith("_"):
+            setattr(gateway, name, watched(member))

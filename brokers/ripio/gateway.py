@@ -1,0 +1,692 @@
+"""Ripio Trade: orders created, updated and canceled over one signed WebSocket, and read back over REST.
+
+Pages: apidocs.ripio.com, trade/websocket_api and trade/orders; the older apidocs.ripiotrade.co (v4). The vendor has two
+generations of codes, and which of them the socket speaks today is not documented: both are understood.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from urllib.parse import quote
+
+from tronsave_async.adapter import Adapter
+from tronsave_async.arguments import several_texts, timeout_seconds, whole_number
+from tronsave_async.coalescing import Delivery
+from tronsave_async.credentials import Secret
+from tronsave_async.dispatch import Dispatcher, Meter
+from tronsave_async.errors import (
+    AuthenticationRejected,
+    GatewayError,
+    OutcomeUnknown,
+    UsageError,
+)
+from tronsave_async.http import HttpReply, HttpTransport
+from tronsave_async.limiter import Lane, RateLimit, RateLimiter, Scope
+from tronsave_async.orders import OrderRef, OrderSnapshot
+from tronsave_async.quota import shared_quota
+from tronsave_async.retry import Repeatable, RetryPolicy
+from tronsave_async.settlement import Meaning
+from tronsave_async.tasks import clock
+from tronsave_async.telemetry import emitter
+from tronsave_async.websocket import WebSocketTransport
+
+from . import config, verdict, wire
+from .auth import JsonValue, Signer, business_json
+from .clock import VendorClock
+from .config import VENUE
+
+if TYPE_CHECKING:
+    import ssl as tls
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+    import aiohttp
+
+    from tronsave_async.exchange import Exchange
+    from tronsave_async.settlement import Verdict
+    from tronsave_async.telemetry import TelemetryHook
+
+__all__ = ["RipioGateway"]
+
+T = TypeVar("T")
+Name = tuple[str | None, str | None]
+"""``(id, external_id)`` of an order; one of them is None."""
+
+_LOOK_BY_EXTERNAL_ID: Final = "Look with order(OrderRef(client_id=<the external_id>))."
+_LOOK_AT_OPEN_ORDERS: Final = (
+    "Look with open_orders() and orders(pair) for its side, amount and price; with an external_id the gateway would "
+    "have looked by itself."
+)
+_LOOK_AT_ORDER: Final = "Look with order() and compare price and requested_amount."
+_SLACK: Final = timedelta(seconds=5)
+"""By how much an order may seem older than the request that created it: the vendor's own tolerance."""
+
+
+class RipioGateway(Adapter):
+    """An `OrderGateway` for Ripio Trade, and the vendor's own calls.
+
+    Cancels, creates and updates travel over one WebSocket, which is opened on first use or by `warm_up`; reads over
+    REST. Both draw on one budget. Use it as an async context manager, or call `aclose`. One gateway serves any number
+    of tasks of one event loop.
+
+    What is particular about Ripio's outcomes: a partly filled order is `Canceled` with ``executed`` above zero. The
+    newer generation does not tell a canceled order from a filled one when it refuses to cancel: the gateway reads the
+    order back, and where REST does not answer, the outcome is ``AlreadyClosed(CLOSED)``. Orders are named by ``id``, or
+    by the ``external_id`` chosen at creation: ``OrderRef(client_id=...)``. Amounts are in the pair's base currency.
+
+    Args:
+        api_token, secret: the API credentials (page: authentication).
+        ws_url, rest_url: the vendor's hosts, or a sandbox's. The REST URL has the prefix: ``/trade``, formerly ``/v4``.
+        profile: the account's documented limits: `BASIC` or `APPROVED`.
+        rate_limit: in place of the profile's limit per second.
+        token_field: how socket requests name the token: ``"api_token"``, formerly ``"apiToken"``.
+        limiter: share budgets with others; by default all gateways of the event loop on this token and host do.
+        retry: how often and how long to try again, and to connect again.
+        telemetry: who listens.
+        session: an aiohttp session of your own for REST; it is not closed.
+        ssl: a TLS context in place of the verifying default, for both hosts.
+        request_timeout: seconds for one request. The vendor takes up to 10.
+        connect_timeout: seconds for a connection to stand.
+
+    Raises:
+        UsageError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        api_token: str | Secret,
+        secret: str | Secret,
+        *,
+        ws_url: str = config.WS_URL,
+        rest_url: str = config.REST_URL,
+        profile: config.Profile = config.BASIC,
+        rate_limit: RateLimit | None = None,
+        token_field: str = "api_token",
+        limiter: RateLimiter | None = None,
+        retry: RetryPolicy | None = None,
+        telemetry: TelemetryHook | None = None,
+        session: aiohttp.ClientSession | None = None,
+        ssl: tls.SSLContext | None = None,
+        request_timeout: float = 15.0,
+        connect_timeout: float = 5.0,
+    ) -> None:
+        token, key = Secret.of(api_token), Secret.of(secret)
+        policy = retry or RetryPolicy()
+        self._signer = Signer(token, key, token_field=token_field)
+        self._http = HttpTransport(
+            VENUE,
+            rest_url,
+            headers={"Content-Type": "application/json"},
+            blot=(token.reveal(), key.reveal()),
+            session=session,
+            ssl=ssl,
+            timeout=request_timeout,
+            connect_timeout=connect_timeout,
+        )
+        self._socket: WebSocketTransport[wire.Frame] = WebSocketTransport(
+            VENUE,
+            ws_url,
+            read=wire.read_message,
+            retry=policy,
+            ssl=ssl,
+            timeout=request_timeout,
+            connect_timeout=connect_timeout,
+            emit=emitter(telemetry),
+        )
+        account = f"{token.account}@{self._http.host}"
+        metered = Meter(
+            Scope(VENUE, account, "all"),
+            rate_limit or profile.rate_limit,
+            shared_quota(f"{VENUE} {account}", profile.daily_quota),
+        )
+        meters = dict.fromkeys((*config.METHODS, *config.PATHS), metered)
+        meters["server_time"] = Meter(
+            Scope(VENUE, self._http.host, "public"), config.PUBLIC_RATE_LIMIT
+        )
+        dispatcher = Dispatcher(
+            VENUE,
+            meters=meters,
+            transports=(self._socket, self._http),
+            limiter=limiter,
+            retry=policy,
+            telemetry=telemetry,
+            read_first=False,
+        )
+        super().__init__(dispatcher)
+        cancels = self._dispatch.batcher(
+            "cancel", maximum=1, send=self._send_cancel, join_departed=True
+        )
+        self._records = self._dispatch.batcher(
+            "order", maximum=1, send=self._fetch_record, join_departed=False
+        )
+        self._dispatch.settle_with(cancels, self._read_back, _name)
+        self._vendor_clock: VendorClock | None = None
+        self._renewed_at = float("-inf")
+        self._renewal: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_env(
+        cls,
+        api_token: str | Secret | None = None,
+        secret: str | Secret | None = None,
+        **options: Any,
+    ) -> Self:
+        """Take the token from ``RIPIO_API_TOKEN`` and the secret from ``RIPIO_SECRET``, unless they are given; the
+        options are the constructor's.
+
+        Raises:
+            CredentialsMissing: a variable is not set.
+        """
+        if api_token is None:
+            api_token = Secret.from_env(VENUE, config.API_TOKEN_VARIABLE)
+        if secret is None:
+            secret = Secret.from_env(VENUE, config.SECRET_VARIABLE)
+        return cls(api_token, secret, **options)
+
+    def _why_unusable(self, order: OrderRef) -> str | None:
+        """The vendor's ids are UUIDs, echoed verbatim; external ids are free text."""
+        name, longest = order.id, config.LONGEST_ID
+        if name is None:
+            name, longest = order.client_id or "", config.LONGEST_EXTERNAL_ID
+        if not name:
+            return "an order's id must not be empty"
+        if len(name) > longest:
+            return f"an order's id of more than {longest} characters"
+        if name in {".", ".."} or not name.isprintable():
+            return "an order's id must be visible characters, and no dots alone"
+        return None
+
+    # -- the vendor's own calls -----------------------------------------------------------------------------------
+
+    async def warm_up(self, *, timeout: float | None = 10.0) -> None:
+        """Open the socket and compare clocks ahead of the first cancel.
+
+        Args:
+            timeout: seconds, or None.
+
+        Raises:
+            ConnectFailed: the socket cannot be opened now; attempts go on.
+            RequestTimeout: time ran out; attempts go on.
+            GatewayClosed: the gateway is closed.
+
+        Canceling the call is safe.
+        """
+        self._dispatch.check_open()
+        async with self._dispatch.deadline("connect", timeout):
+            asking = self._dispatch.spawn(self._ask_for_time(rejected=False))
+            await self._socket.warm_up()
+            await asyncio.wait([asking])
+
+    async def server_time(self, *, timeout: float | None = 10.0) -> datetime:
+        """The vendor's clock (page: server-time), aware, in UTC. The vendor caches the answer for up to 30 seconds.
+
+        Raises:
+            VendorError, RequestFailed, GatewayClosed, UsageError.
+
+        Canceling the call is safe.
+        """
+        stamp = await self._dispatch.call(
+            "server_time",
+            partial(self._server_time, rejected=False),
+            lane=Lane.READ,
+            repeatable=Repeatable.ALWAYS,
+            timeout=timeout,
+        )
+        return datetime.fromtimestamp(stamp / 1000, UTC)
+
+    async def create(
+        self,
+        *,
+        pair: str,
+        side: str,
+        type: str,
+        amount: Decimal | int | None = None,
+        price: Decimal | int | None = None,
+        value: Decimal | int | None = None,
+        stop_price: Decimal | int | None = None,
+        distance: Decimal | int | None = None,
+        step_amount: Decimal | int | None = None,
+        external_id: str | None = None,
+        post_only: bool | None = None,
+        expiration: datetime | None = None,
+        immediate_or_cancel: bool | None = None,
+        fill_or_kill: bool | None = None,
+        timeout: float | None = 30.0,
+    ) -> wire.Order:
+        """Create an order (page: order.create).
+
+        Never sent twice once bytes may have left. With an ``external_id``, an order whose reply was lost is looked up
+        by it, at once and again when the vendor's 10 seconds of processing are over. Use a fresh ``external_id`` for
+        each order: what the vendor answers to one that was used before is not documented.
+
+        Args:
+            pair: such as ``"BTC_BRL"``.
+            side: ``"buy"`` or ``"sell"``.
+            type: ``"limit"``, ``"market"``, ``"stop_limit"``, ``"trailing"``, ``"ceiling"`` or ``"iceberg"``.
+            amount: in the base currency.
+            price, stop_price: of one unit, in the quote currency.
+            value: in the quote currency, for market and ceiling orders.
+            distance: of a trailing order.
+            step_amount: of an iceberg order, in the base currency.
+            external_id: the caller's own id, 36 characters at most.
+            post_only, immediate_or_cancel, fill_or_kill: as the vendor defines them.
+            expiration: aware; sent in whole seconds, as in the vendor's example.
+            timeout: seconds for the whole call, the look-up included, or None.
+
+        Returns:
+            The order as the vendor recorded it, from the reply or from the look-up.
+
+        Raises:
+            OutcomeUnknown: the order may or may not exist; it says how to look.
+            BusinessRefusal: for example insufficient funds; nothing was created.
+            VendorError: nothing was created.
+            RequestFailed, GatewayClosed, UsageError: nothing was sent.
+
+        Canceling the call may leave an order behind if the request had left.
+        """
+        if external_id is not None:
+            self._usable(OrderRef(client_id=external_id))
+        if expiration is not None and expiration.tzinfo is None:
+            raise UsageError("expiration must be an aware datetime")
+        params: dict[str, JsonValue] = {
+            "pair": pair,
+            "side": side,
+            "type": type,
+            "amount": amount,
+            "price": price,
+            "value": value,
+            "stop_price": stop_price,
+            "distance": distance,
+            "step_amount": step_amount,
+            "external_id": external_id,
+            "post_only": post_only,
+            "expiration": None if expiration is None else int(expiration.timestamp()),
+            "immediate_or_cancel": immediate_or_cancel,
+            "fill_or_kill": fill_or_kill,
+        }
+        business = business_json({name: v for name, v in params.items() if v is not None})
+        seconds = timeout_seconds(timeout)
+        deadline = None if seconds is None else clock() + seconds
+        try:
+            return await self._call(
+                "create",
+                business,
+                verdict.created_order,
+                seconds,
+                _LOOK_AT_OPEN_ORDERS if external_id is None else _LOOK_BY_EXTERNAL_ID,
+            )
+        except OutcomeUnknown as unknown:
+            if external_id is None or (deadline is not None and deadline <= clock()):
+                raise
+            found = await self._look_for_created(external_id, pair, side, unknown, deadline)
+            if found is None:
+                raise
+            return found
+
+    async def update(
+        self,
+        order_id: str,
+        *,
+        price: Decimal | int | None = None,
+        amount: Decimal | int | None = None,
+        timeout: float | None = 30.0,
+    ) -> None:
+        """Change an order's price or amount; it loses its place in the queue (page: order.update).
+
+        Never sent twice once bytes may have left: the vendor applies each.
+
+        Args:
+            order_id: the vendor's id.
+            price: of one unit, in the quote currency.
+            amount: in the base currency.
+            timeout: seconds for the whole call, or None.
+
+        Raises:
+            OutcomeUnknown: the order may or may not have been changed; it says how to look.
+            OrderNotFound, BusinessRefusal: the order is not open; nothing was changed.
+            VendorError: nothing was changed.
+            RequestFailed, GatewayClosed, UsageError: nothing was sent.
+
+        Canceling the call may leave the order changed if the request had left.
+        """
+        if price is None and amount is None:
+            raise UsageError("an update changes the price, the amount, or both")
+        self._usable(OrderRef(id=order_id))
+        params: dict[str, JsonValue] = {"order_id": order_id, "price": price, "amount": amount}
+        business = business_json({name: v for name, v in params.items() if v is not None})
+        await self._call("update", business, verdict.updated, timeout, _LOOK_AT_ORDER)
+
+    async def order(self, order: OrderRef | str, *, timeout: float | None = 30.0) -> wire.Order:
+        """The vendor's whole record of an order (page: get-order), by id or by external id.
+
+        Raises:
+            OrderNotFound: the vendor's own words.
+            VendorError, RequestFailed, GatewayClosed, UsageError.
+
+        Canceling the call is safe.
+        """
+        name = _name(self._usable(order))
+        return await self._read("order", partial(self._record, name), timeout)
+
+    async def orders(
+        self,
+        pair: str,
+        *,
+        status: Iterable[str] = (),
+        side: str | None = None,
+        type: str | None = None,
+        ids: Iterable[str] = (),
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+        page_size: int = 200,
+        current_page: int = 1,
+        timeout: float | None = 30.0,
+    ) -> wire.OrdersPage:
+        """One page of the account's orders (page: list-orders).
+
+        Args:
+            pair: such as ``"BTC_BRL"``.
+            status: the vendor's words, such as ``"open"``; all of them by default.
+            side, type: only such orders.
+            ids: only these orders, 10 at most.
+            start_date, end_date: the period of creation, aware; 6 months at most. By default the last 6 months, since
+                the vendor's pages contradict each other about theirs.
+            page_size: orders per page, 1 to 1000.
+            current_page: from 1.
+            timeout: seconds for the whole call, or None.
+
+        Raises:
+            VendorError, RequestFailed, GatewayClosed, UsageError.
+
+        Canceling the call is safe.
+        """
+        end = end_date if end_date is not None else datetime.now(UTC)
+        start = start_date if start_date is not None else end - config.LONGEST_PERIOD
+        query = {
+            "pair": pair,
+            "status": ",".join(several_texts("status", status)),
+            "side": side or "",
+            "type": type or "",
+            "ids": ",".join(several_texts("ids", ids)),
+            "start_date": _moment("start_date", start),
+            "end_date": _moment("end_date", end),
+        } | _page(page_size, current_page)
+        return await self._list("orders", query, timeout)
+
+    async def open_orders(
+        self,
+        pair: str | None = None,
+        *,
+        side: str | None = None,
+        page_size: int = 200,
+        current_page: int = 1,
+        timeout: float | None = 30.0,
+    ) -> wire.OrdersPage:
+        """One page of the account's open orders (page: open-orders).
+
+        Args:
+            pair: only this pair's.
+            side: only this side's.
+            page_size: orders per page, 1 to 1000.
+            current_page: from 1.
+            timeout: seconds for the whole call, or None.
+
+        Raises:
+            VendorError, RequestFailed, GatewayClosed, UsageError.
+
+        Canceling the call is safe.
+        """
+        query = {"pair": pair or "", "side": side or ""} | _page(page_size, current_page)
+        return await self._list("open_orders", query, timeout)
+
+    # -- how a cancel is sent, and an order read back -------------------------------------------------------------
+
+    async def _send_cancel(
+        self, names: Sequence[Name], exchange: Exchange
+    ) -> Mapping[Name, Verdict]:
+        name = names[0]
+        order_id, external_id = name
+        business = business_json(
+            {"id": order_id} if order_id is not None else {"external_id": external_id}
+        )
+        reply = await self._ask(exchange, business, partial(self._hear_late, name))
+        said = verdict.cancel_verdict(reply, order_id, external_id)
+        if said.meaning is Meaning.STALE:
+            await self._renew_clock(exchange)
+        self._dispatch.resolve(name, said)
+        return {name: said}
+
+    def _hear_late(self, name: Name, reply: wire.Frame) -> None:
+        self._dispatch.resolve(name, verdict.cancel_verdict(reply, *name))
+
+    async def _read_back(self, order: OrderRef, lane: Lane) -> Delivery[OrderSnapshot]:
+        record = await self._dispatch.fetch(self._records, _name(order), lane)
+        snapshot = None if record.value is None else verdict.snapshot_of(order, record.value)
+        return Delivery(record.exchange, snapshot, record.failure)
+
+    async def _fetch_record(
+        self, names: Sequence[Name], exchange: Exchange
+    ) -> Mapping[Name, wire.Order]:
+        return {names[0]: await self._fresh(exchange, partial(self._record, names[0]))}
+
+    async def _record(self, name: Name, exchange: Exchange) -> wire.Order:
+        order_id, external_id = name
+        if order_id is not None:
+            path = config.PATHS["order"].format(id=quote(order_id, safe=""))
+        else:
+            external_id = quote(external_id or "", safe="")
+            path = config.PATHS["order_by_external_id"].format(external_id=external_id)
+        reply = await self._get(exchange, path)
+        return verdict.order_record(reply.status, reply.body, reply.retry_after())
+
+    async def _look_for_created(
+        self,
+        external_id: str,
+        pair: str,
+        side: str,
+        unknown: OutcomeUnknown,
+        deadline: float | None,
+    ) -> wire.Order | None:
+        """Look for an order whose creation was not answered: at once, and when the vendor is certainly done with it."""
+        done_at = clock() + config.PROCESSING_TIME
+        for moment in (clock(), done_at):
+            if deadline is not None and moment >= deadline:
+                return None
+            await self._dispatch.sleep_until(moment)
+            left = None if deadline is None else max(deadline - clock(), 0.001)
+            try:
+                found = await self.order(OrderRef(client_id=external_id), timeout=left)
+            except GatewayError:
+                continue
+            if _is_that(found, pair, side, unknown.sent_at):
+                return found
+        return None
+
+    # -- how anything is sent -------------------------------------------------------------------------------------
+
+    async def _ask(
+        self,
+        exchange: Exchange,
+        business: bytes,
+        late: Callable[[wire.Frame], object] | None = None,
+    ) -> wire.Frame:
+        """Send one admitted request over the socket, signed in the moment in which it leaves."""
+        method = config.METHODS[exchange.endpoint]
+
+        def departing(request_id: str) -> bytes:
+            exchange.depart()
+            stamp = self._timestamp(business)
+            exchange.departed_time = stamp / 1000
+            return self._signer.frame(request_id, method, business, stamp)
+
+        sending = self._socket.request(exchange.endpoint, departing, late)
+        reply = await self._dispatch.carry(exchange, sending)
+        self._hear(exchange, reply.timestamp)
+        if verdict.is_daily(reply.status, reply.message):
+            self._dispatch.exhausted(exchange.endpoint)
+        return reply
+
+    async def _get(
+        self, exchange: Exchange, path: str, query: Mapping[str, str] | None = None
+    ) -> HttpReply:
+        """Send one admitted GET, signed when the connection stands."""
+        signed_path = self._http.path_of(path)
+
+        def departing(seen: bool) -> Mapping[str, str]:
+            exchange.depart(seen)
+            stamp = self._timestamp(signed_path.encode())
+            return self._signer.rest_headers("GET", signed_path, b"", stamp)
+
+        sending = self._http.send(exchange.endpoint, "GET", path, departing=departing, query=query)
+        reply = await self._dispatch.carry(exchange, sending)
+        words = wire.read_words(reply.body)
+        self._hear(exchange, words.timestamp)
+        if verdict.is_daily(reply.status, words.message):
+            self._dispatch.exhausted(exchange.endpoint)
+        return reply
+
+    async def _call(
+        self,
+        endpoint: str,
+        business: bytes,
+        read: Callable[[wire.Frame], T],
+        timeout: float | None,
+        how_to_check: str,
+    ) -> T:
+        """A call over the socket that must not be sent twice once it may have been processed."""
+
+        async def attempt(exchange: Exchange) -> T:
+            return read(await self._ask(exchange, business))
+
+        return await self._dispatch.call(
+            endpoint,
+            partial(self._fresh, attempt=attempt),
+            lane=Lane.CREATE,
+            repeatable=Repeatable.UNLESS_SENT,
+            timeout=timeout,
+            how_to_check=how_to_check,
+        )
+
+    async def _read(
+        self,
+        endpoint: str,
+        attempt: Callable[[Exchange], Awaitable[T]],
+        timeout: float | None,
+    ) -> T:
+        return await self._dispatch.call(
+            endpoint,
+            partial(self._fresh, attempt=attempt),
+            lane=Lane.READ,
+            repeatable=Repeatable.ALWAYS,
+            timeout=timeout,
+        )
+
+    async def _list(
+        self, endpoint: str, query: Mapping[str, str], timeout: float | None
+    ) -> wire.OrdersPage:
+        wanted = {name: value for name, value in query.items() if value}
+
+        async def attempt(exchange: Exchange) -> wire.OrdersPage:
+            reply = await self._get(exchange, config.PATHS[endpoint], wanted)
+            return verdict.orders_page(endpoint, reply.status, reply.body, reply.retry_after())
+
+        return await self._read(endpoint, attempt, timeout)
+
+    async def _fresh(self, exchange: Exchange, attempt: Callable[[Exchange], Awaitable[T]]) -> T:
+        """One attempt, and one more if the vendor rejects the time of its signature: it did not look at the first."""
+        try:
+            return await attempt(exchange)
+        except AuthenticationRejected as error:
+            if not verdict.clock_rejected(error):
+                raise
+        await self._renew_clock(exchange)
+        further = self._dispatch.open_exchange(exchange.endpoint, exchange.orders)
+        return await self._dispatch.admitted(further, exchange.lane, attempt)
+
+    # -- the vendor's clock ---------------------------------------------------------------------------------------
+
+    def _timestamp(self, text: bytes) -> int:
+        if self._vendor_clock is None:
+            self._vendor_clock = VendorClock(monotonic=asyncio.get_running_loop().time)
+        return self._vendor_clock.timestamp(text)
+
+    def _hear(self, exchange: Exchange, stamp: int | None) -> None:
+        """A reply to a signed request may carry the vendor's time, which is never cached."""
+        if stamp is None or exchange.departed_at is None or exchange.ended_at is None:
+            return
+        assert self._vendor_clock is not None, "it made the signature"
+        self._vendor_clock.heard(stamp, exchange.departed_at, exchange.ended_at)
+        self._renewed_at = exchange.ended_at
+
+    async def _renew_clock(self, exchange: Exchange) -> None:
+        """A signature's time was rejected: estimate the vendor's clock anew, once for all who were rejected by it."""
+        assert exchange.departed_at is not None, "it was answered"
+        if self._renewed_at >= exchange.departed_at:
+            return
+        if self._renewal is None:
+            self._renewal = self._dispatch.spawn(self._ask_for_time(rejected=True))
+        await asyncio.wait([self._renewal])
+
+    async def _ask_for_time(self, *, rejected: bool) -> None:
+        """Without an answer the estimate stays, and the fresh attempt is made with it."""
+        exchange = self._dispatch.open_exchange("server_time", 0)
+        attempt = partial(self._server_time, rejected=rejected)
+        try:
+            await self._dispatch.admitted(exchange, Lane.CANCEL, attempt)
+        except GatewayError:
+            pass
+        finally:
+            self._renewal = None
+
+    async def _server_time(self, exchange: Exchange, *, rejected: bool) -> int:
+        sending = self._http.send(
+            "server_time",
+            "GET",
+            config.PATHS["server_time"],
+            departing=partial(_unsigned, exchange),
+        )
+        reply = await self._dispatch.carry(exchange, sending)
+        stamp = verdict.server_time(reply.status, reply.body, reply.retry_after())
+        assert exchange.departed_at is not None
+        assert exchange.ended_at is not None
+        self._timestamp(b"")
+        assert self._vendor_clock is not None, "just made"
+        self._vendor_clock.told(stamp, exchange.departed_at, exchange.ended_at, rejected=rejected)
+        if rejected:
+            self._renewed_at = exchange.ended_at
+        return stamp
+
+
+def _name(order: OrderRef) -> Name:
+    return order.name
+
+
+def _unsigned(exchange: Exchange, seen: bool) -> Mapping[str, str]:
+    exchange.depart(seen)
+    return {"Cache-Control": "no-cache"}
+
+
+def _is_that(found: wire.Order, pair: str, side: str, sent_at: datetime) -> bool:
+    """Whether a found order is the one that was just created, and not an older one with the same external id."""
+    return (
+        found.create_date is not None
+        and found.create_date >= sent_at - _SLACK
+        and found.pair in (None, pair)
+        and found.side in (None, side)
+    )
+
+
+def _moment(name: str, moment: datetime) -> str:
+    if moment.tzinfo is None:
+        raise UsageError(f"{name} must be an aware datetime")
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _page(page_size: int, current_page: int) -> dict[str, str]:
+    return {
+        "page_size": str(whole_number("page_size", page_size, least=1)),
+        "current_page": str(whole_number("current_page", current_page, least=1)),
+    }
