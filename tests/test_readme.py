@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from brokers.ripio import RipioGateway
+from brokers.ripio.sandbox import OrderState as BookState
+from brokers.ripio.sandbox import RipioSandbox
 from brokers.tronsave import TronSaveGateway
 from brokers.tronsave.sandbox import TronSaveSandbox
 from tronsave_async import AlreadyClosed, Canceled, OrderState, RateLimit
@@ -56,6 +59,24 @@ async def test_own_calls() -> None:
         async with TronSaveGateway(sandbox.api_key, base_url=sandbox.url) as gateway:
             ids = await readme["rent_energy"](gateway, ["TQk2eKHE9ZfCdVmyPnh8DfRMUF0123456"])
         assert list(sandbox.orders) == ids
+
+
+async def test_exchange() -> None:
+    """The exchange's example creates an order by its own id and cancels it."""
+    readme = blocks()
+    async with (
+        RipioSandbox(requests_per_window=10) as sandbox,
+        RipioGateway(
+            sandbox.api_token,
+            sandbox.secret,
+            ws_url=sandbox.ws_url,
+            rest_url=sandbox.rest_url,
+            rate_limit=RateLimit(10, per=1.0),
+        ) as gateway,
+    ):
+        assert isinstance(await readme["trade"](gateway), Canceled)
+    [order] = sandbox.orders.values()
+    assert (order.external_id, order.state) == ("bot-7-000123", BookState.CANCELED)
 
 
 @pytest.mark.virtual_time
