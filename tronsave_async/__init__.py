@@ -37,7 +37,7 @@ from tronsave_async.limiter import (
     ScopeStatistics,
     shared_limiter,
 )
-from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
+from tronsave_async.orders import BearerRef, OrderRef, OrderSnapshot, OrderState
 from tronsave_async.outcomes import (
     AlreadyClosed,
     Canceled,
@@ -78,6 +78,7 @@ __all__ = [
     # errors
     "AuthenticationRejected",
     "BadReply",
+    "BearerRef",
     "BusinessRefusal",
     "CancelOutcome",
     "Canceled",

@@ -54,7 +54,7 @@ class Adapter(abc.ABC):
         """Cancel many orders; see `OrderGateway.cancel_many`."""
         if isinstance(orders, str | bytes):
             raise UsageError("cancel_many takes several orders; cancel takes one")
-        refs = [_ref(order) for order in orders]
+        refs = [self._ref(order) for order in orders]
         return await self._dispatch.cancel_many(refs, timeout, on_outcome, self._why_unusable)
 
     async def get_order(
@@ -84,15 +84,14 @@ class Adapter(abc.ABC):
         await self.aclose()
 
     def _usable(self, order: OrderRef | str) -> OrderRef:
-        ref = _ref(order)
+        ref = self._ref(order)
         if (reason := self._why_unusable(ref)) is not None:
             raise UsageError(reason)
         return ref
 
-
-def _ref(order: OrderRef | str) -> OrderRef:
-    if isinstance(order, OrderRef):
-        return order
-    if isinstance(order, str):
-        return OrderRef(id=order)
-    raise UsageError(f"an order is an OrderRef or text, not {type(order).__name__}")
+    def _ref(self, order: OrderRef | str) -> OrderRef:
+        if isinstance(order, OrderRef):
+            return order
+        if isinstance(order, str):
+            return OrderRef(id=order)
+        raise UsageError(f"an order is an OrderRef or text, not {type(order).__name__}")

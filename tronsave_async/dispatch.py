@@ -57,7 +57,7 @@ from tronsave_async.telemetry import OutcomeReached, Penalized, Retried, Telemet
 if TYPE_CHECKING:
     from tronsave_async.quota import DailyQuota
 
-__all__ = ["Dispatcher", "Meter", "ReadBack", "Reply", "Transport", "reach_of"]
+__all__ = ["Dispatcher", "Meter", "Opening", "ReadBack", "Reply", "Transport", "reach_of"]
 
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
@@ -90,6 +90,17 @@ class Reply(Protocol):
 
 
 P = TypeVar("P", bound=Reply)
+
+
+class Opening(NamedTuple):
+    """How a cancel begins: with the cancel, or with a look at the order; and not before a moment, where the vendor's
+    rule says so (aware)."""
+
+    step: Step = Step.SEND
+    not_before: datetime | None = None
+
+
+_AT_ONCE: Final = Opening()
 
 ReadBack = Callable[[OrderRef, Lane], Awaitable[Delivery[OrderSnapshot]]]
 """Reads an order back: a delivery without value and failure means that the vendor tells nothing about it."""
@@ -145,6 +156,7 @@ class Dispatcher:
         self._batchers: list[Batcher[Any, Any]] = []
         self._cancels: Batcher[Any, Verdict] | None = None
         self._key: Callable[[OrderRef], Any] | None = None
+        self._opening: Callable[[OrderRef], Opening] = lambda order: _AT_ONCE
         self._read_back: ReadBack | None = None
 
     # -- what a gateway plugs in ----------------------------------------------------------------------------------
@@ -175,8 +187,10 @@ class Dispatcher:
         cancels: Batcher[K, Verdict],
         read_back: ReadBack,
         key: Callable[[OrderRef], K],
+        opening: Callable[[OrderRef], Opening] = lambda order: _AT_ONCE,
     ) -> None:
-        """How this vendor's cancels are sent and by which key, and how an order is read back."""
+        """How this vendor's cancels are sent and by which key, how an order is read back, and how a cancel begins."""
+        self._opening = opening
         self._cancels = cancels
         self._key = key
         self._read_back = read_back
@@ -375,7 +389,7 @@ class Dispatcher:
         bound = asyncio.timeout(timeout)
         try:
             async with bound:
-                await self.settle(case, Step.SEND)
+                await self.begin(case, self._opening(order), bound.when())
         except TimeoutError:
             if not bound.expired():
                 raise
@@ -398,7 +412,7 @@ class Dispatcher:
         bound = asyncio.timeout(timeout)
         try:
             async with bound:
-                await many.run(unusable)
+                await many.run(unusable, self._opening, bound.when())
         except TimeoutError:
             if not bound.expired():
                 raise
@@ -416,6 +430,17 @@ class Dispatcher:
             doubts=self._doubts,
             read_first=self._read_first,
         )
+
+    async def begin(self, case: Case, opening: Opening, deadline: float | None) -> None:
+        """Carry a case from its opening to its end; where that would be after the caller's ``deadline`` (monotonic
+        seconds), it is too early."""
+        if (when := opening.not_before) is not None:
+            moment = clock() + (when - datetime.now(UTC)).total_seconds()
+            if deadline is not None and moment >= deadline:
+                case.too_early(when, clock())
+                return
+            await self.sleep_until(moment)
+        await self.settle(case, opening.step)
 
     async def settle(self, case: Case, step: Step) -> None:
         """Carry a case from ``step`` to its end. Canceling the call leaves in the case what was proved so far."""

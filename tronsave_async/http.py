@@ -175,6 +175,7 @@ class HttpTransport:
         timeout: seconds for one request, from the connection to the whole reply.
         connect_timeout: seconds for a connection to stand.
         max_body: bytes of a reply read at most.
+        discreet: queries hold secrets: errors are raised without aiohttp's as their cause, whose frames know the URL.
 
     Raises:
         UsageError: the base URL is not an HTTP URL, or ``ssl`` was given with a session of the caller's own.
@@ -193,6 +194,7 @@ class HttpTransport:
         timeout: float = 15.0,
         connect_timeout: float = 5.0,
         max_body: int = MAX_BODY,
+        discreet: bool = False,
     ) -> None:
         if session is not None and ssl is not None:
             raise UsageError("a session of your own brings its own TLS context: leave ssl out")
@@ -210,6 +212,7 @@ class HttpTransport:
         self._timeout = within("request_timeout", timeout)
         self._connect_timeout = within("connect_timeout", connect_timeout)
         self._max_body = max_body
+        self._discreet = discreet
         self._urls: dict[str, URL] = {}
 
     @property
@@ -256,12 +259,14 @@ class HttpTransport:
         except GatewayError:
             raise
         except _Broken as broken:
-            raise self._mapped(endpoint, broken.cause, departure.happened) from broken.cause
+            failure = self._mapped(endpoint, broken.cause, departure.happened)
+            raise failure from self._shown(broken.cause)
         except TimeoutError as error:
             wire = Wire.MAYBE_SENT if departure.happened else Wire.NOT_SENT
-            raise RequestTimeout(self._venue, endpoint, "timed out", wire=wire) from error
+            failure = RequestTimeout(self._venue, endpoint, "timed out", wire=wire)
+            raise failure from self._shown(error)
         except _BROKEN as error:
-            raise self._mapped(endpoint, error, departure.happened) from error
+            raise self._mapped(endpoint, error, departure.happened) from self._shown(error)
         finally:
             _departure.reset(token)
 
@@ -342,6 +347,10 @@ class HttpTransport:
         if isinstance(error, _NEVER_SENT) or not departed:
             return ConnectFailed(self._venue, endpoint, reason, wire=Wire.NOT_SENT)
         return ConnectionLost(self._venue, endpoint, reason, wire=Wire.MAYBE_SENT)
+
+    def _shown(self, cause: BaseException) -> BaseException | None:
+        """The frames of a cause hold the URL."""
+        return None if self._discreet else cause
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._closed or (self._session is not None and self._session.closed):

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tronsave_async.outcomes import NotSent
 from tronsave_async.settlement import Step
 from tronsave_async.tasks import clock, guarded, start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from tronsave_async.coalescing import Delivery, Ticket
-    from tronsave_async.dispatch import Dispatcher
+    from tronsave_async.dispatch import Dispatcher, Opening
     from tronsave_async.orders import OrderRef
     from tronsave_async.outcomes import CancelOutcome
     from tronsave_async.settlement import Case, Verdict
@@ -42,14 +42,23 @@ class CancelMany:
         """Why a case ends that is not settled yet."""
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def run(self, unusable: Callable[[OrderRef], str | None]) -> None:
+    async def run(
+        self,
+        unusable: Callable[[OrderRef], str | None],
+        opening: Callable[[OrderRef], Opening],
+        deadline: float | None,
+    ) -> None:
         """Until every case has its end."""
         for index, case in enumerate(self._cases):
             if (reason := unusable(case.order)) is not None:
                 case.give_up(reason, clock())
                 self._finish(index)
-            else:
+                continue
+            begins = opening(case.order)
+            if begins.step is Step.SEND and begins.not_before is None:
                 self._tickets[index] = self._dispatcher.want(case, partial(self._deliver, index))
+            else:
+                self._start(index, self._dispatcher.begin(case, begins, deadline))
         if self._left:
             await self._done
 
@@ -87,9 +96,12 @@ class CancelMany:
         if step is Step.DONE:
             self._finish(index)
         else:
-            # Not one of the gateway's background tasks: closing the gateway ends a case, and does not cancel it.
-            task = self._tasks[index] = start(self._dispatcher.settle(case, step))
-            task.add_done_callback(partial(self._recovered, index))
+            self._start(index, self._dispatcher.settle(case, step))
+
+    def _start(self, index: int, settling: Coroutine[Any, Any, None]) -> None:
+        """Not one of the gateway's background tasks: closing the gateway ends a case, and does not cancel it."""
+        task = self._tasks[index] = start(settling)
+        task.add_done_callback(partial(self._recovered, index))
 
     def _recovered(self, index: int, task: asyncio.Task[None]) -> None:
         """However the task of a case ended: the case has its outcome."""

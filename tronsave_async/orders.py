@@ -10,7 +10,7 @@ import msgspec
 
 from tronsave_async.errors import UsageError
 
-__all__ = ["OrderRef", "OrderSnapshot", "OrderState"]
+__all__ = ["BearerRef", "OrderRef", "OrderSnapshot", "OrderState"]
 
 
 class OrderState(enum.Enum):
@@ -74,6 +74,25 @@ class OrderRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def __str__(self) -> str:
         return self.id if self.id is not None else f"client_id={self.client_id}"
+
+
+class BearerRef(OrderRef, frozen=True, kw_only=True, omit_defaults=True):
+    """The name of an order at a vendor where it is a secret: whoever knows it has power over the order. It is shown
+    masked, and equals the `OrderRef` of the same name. Serializing it, or taking ``id``, gives the plain text."""
+
+    def __repr__(self) -> str:
+        return f"OrderRef(id={str(self)!r}, created_at={self.created_at!r})"
+
+    def __str__(self) -> str:
+        return f"{(self.id or '')[:4]}…"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, OrderRef):
+            return NotImplemented
+        return (*self.name, self.created_at) == (*other.name, other.created_at)
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.client_id, self.created_at))
 
 
 def _is_unicode(text: str) -> bool:

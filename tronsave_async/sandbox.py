@@ -640,7 +640,7 @@ def _decoded(raw: bytes) -> Any:
     """Return a body decoded as JSON, or None."""
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -316,9 +316,8 @@ class LoopbackSockets:
     async def upgrade(self, request: web.BaseRequest, gone: asyncio.Event) -> web.StreamResponse:
         """Serve a connection as a WebSocket until it is gone: `upgrade` of a `LoopbackServer`."""
         transport = request.transport
+        assert transport is not None, "the server hands over no connection that is gone"
         refusal = self._take_refusal()
-        if transport is None or gone.is_set():
-            return web.Response()
         if isinstance(refusal, int):
             return web.Response(status=refusal, headers={"Connection": "close"})
         if refusal is Reply.DROP:
@@ -359,7 +358,7 @@ class LoopbackSockets:
 
     def cut(self, *, reset: bool = False) -> None:
         """Cut every connection at once, without a close frame: with FIN, or with RST."""
-        for connection in self._live():
+        for connection in list(self._connections.values()):
             connection.cut(reset=reset)
 
     def freeze(self, *, reads: bool = False) -> None:
@@ -375,7 +374,7 @@ class LoopbackSockets:
 
     def thaw(self) -> None:
         """Go on with frozen sockets; what was not said meanwhile is lost."""
-        for connection in self._live():
+        for connection in list(self._connections.values()):
             connection.thaw()
 
     def broadcast(self, message: bytes, *, binary: bool = False) -> None:
@@ -519,8 +518,8 @@ class _Connection(asyncio.Protocol):
         self._transport.set_protocol(self)
         self._protocol.receive_data("\r\n".join([*head, "", ""]).encode("utf-8", "replace"))
         for event in self._protocol.events_received():
-            if isinstance(event, Request):
-                self._protocol.send_response(self._protocol.accept(event))
+            assert isinstance(event, Request), "no frame comes before the handshake"
+            self._protocol.send_response(self._protocol.accept(event))
         self._flush()
         if not self.is_open:
             self._transport.close()
@@ -540,8 +539,9 @@ class _Connection(asyncio.Protocol):
     def cut(self, *, reset: bool) -> None:
         """Cut the connection."""
         self._left = True
-        cut_connection(self._transport, reset=reset)
         self._stop_watching()
+        if not self._lost:
+            cut_connection(self._transport, reset=reset)
 
     def end(self) -> None:
         """Do nothing more."""
@@ -561,8 +561,8 @@ class _Connection(asyncio.Protocol):
         """Go on."""
         self._frozen = None
         self._transport.resume_reading()
-        if self._protocol.state is State.CLOSED:
-            self._transport.close()
+        if not self.is_open:
+            self._transport.close()  # the close frame was lost in the silence
         self._watch()
 
     # From the transport.
@@ -604,10 +604,9 @@ class _Connection(asyncio.Protocol):
         if payload not in self._pings:
             return  # allowed, but it proves nothing
         self._heard = now
-        for earlier in list(self._pings):
-            del self._pings[earlier]
-            if earlier == payload:
-                return
+        sent = list(self._pings)
+        for answered in sent[: sent.index(payload) + 1]:
+            del self._pings[answered]
 
     def _take_part(self, frame: Frame) -> None:
         if frame.opcode is not Opcode.CONT:
@@ -646,8 +645,7 @@ class _Connection(asyncio.Protocol):
         fault = decision.fault
         fate = Reply.NORMAL if fault is None else fault.reply
         if fate is Reply.DROP:
-            if not self._lost:
-                self.cut(reset=fault is not None and fault.reset)
+            self.cut(reset=fault is not None and fault.reset)
         elif fate is Reply.REORDERED and fault is not None:
             self._hold(lambda: self._send(number, decision), fault.delay)
         elif fate is not Reply.HANG and self._send(number, decision):

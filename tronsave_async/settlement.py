@@ -32,11 +32,14 @@ from tronsave_async.outcomes import (
     NotFound,
     NotSent,
     Refused,
+    TooEarly,
     Unknown,
     Wire,
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from tronsave_async.exchange import Exchange
 
 __all__ = ["Case", "Doubts", "Meaning", "Step", "Verdict"]
@@ -319,6 +322,13 @@ class Case:
         self._quote(None, str(error))
         return self._unproved(now)
 
+    def too_early(self, retry_at: datetime, now: float) -> None:
+        """The vendor's rule does not permit a cancel before ``retry_at``, and the caller does not wait so long."""
+        if self.doubt:
+            self._unproved(now)
+        else:
+            self._settle(TooEarly(retry_at=retry_at, **self._facts(Evidence.NONE, now)))
+
     # -- what happened to a read-back -----------------------------------------------------------------------------
 
     def read(self, snapshot: OrderSnapshot | None, now: float) -> Step:
@@ -334,6 +344,8 @@ class Case:
             return self._canceled(Evidence.READ_BACK, snapshot.executed, snapshot.remaining, now)
         if state.is_closed:
             return self._closed(Evidence.READ_BACK, state, snapshot.executed, now)
+        if self._looked_first:
+            return Step.SEND
         if not self.doubt and not contradicted:
             return self._settle(Refused(**self._facts(Evidence.READ_BACK, now)))
         return self._untold(now)
@@ -342,6 +354,8 @@ class Case:
         """The read-back brought no usable answer."""
         self._reads += 1
         self.failures += 1
+        if self._looked_first:
+            return Step.SEND
         if self._message is None:
             self._message = reason
         if self.doubt and not self._denied and self.attempts < self._limit:
@@ -418,8 +432,15 @@ class Case:
         facts = self._facts(Evidence.REPLY, now)
         return self._settle(NotFound(**facts) if meaning is Meaning.NOT_FOUND else Refused(**facts))
 
+    @property
+    def _looked_first(self) -> bool:
+        """The order was looked at before any cancel of it was tried."""
+        return self.attempts == 0 and not self.doubt
+
     def _untold(self, now: float) -> Step:
         """The read-back did not prove the order dead."""
+        if self._looked_first:
+            return Step.SEND
         if self.doubt and not self._denied and self.attempts < self._limit:
             return Step.SEND
         return self._unproved(now)

@@ -1,0 +1,351 @@
+"""What sms4sats' replies mean. Tables and plain functions; no I/O.
+
+Pages (docs.sms4sats.com, api-reference): cancel-order, get-order-status, create-receive-order. What they leave open is
+read the cautious way, and said so here:
+
+- A business refusal arrives as HTTP 500 with ``status: "error"`` and a ``reason`` in free text: it is a reply. Only one
+  reason is documented, "unable to save data", and it does not say whether the order was canceled. Any other is quoted,
+  and the order is read back. The same goes for ``status: "error"`` in a 200.
+- "Too early", "already canceled", "code delivered" and "unknown order" cannot be told apart by any documented word.
+  Only a reason that plainly says "order not found" is taken for the vendor's word that there is none.
+- ``status: "OK"`` with an ``error`` is a failed order where the order was asked for; in reply to a cancel it
+  contradicts itself.
+- There is no state. A code means delivered, and the invoice settled; an error text means canceled, and the money went
+  back; otherwise the order waits, as far as the vendor tells: what it says of an order that its buyer canceled is not
+  documented. Of an order older than the vendor's 21 minutes that seems to wait, nothing is proved.
+- A reply out of a cache says nothing about now.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from tronsave_async.errors import (
+    AuthenticationRejected,
+    BadReply,
+    BusinessRefusal,
+    GatewayError,
+    InvalidRequest,
+    OrderNotFound,
+    PermissionDenied,
+    RateLimited,
+    VendorError,
+    VendorFailure,
+    WrongEndpoint,
+)
+from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
+from tronsave_async.outcomes import Wire
+from tronsave_async.settlement import Meaning, Verdict
+
+from .config import VENUE
+from .wire import (
+    Country,
+    CreatedOrder,
+    OrderStatus,
+    Price,
+    Reply,
+    Service,
+    read_reply,
+    read_rows,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from decimal import Decimal
+
+__all__ = [
+    "balance",
+    "cancel_verdict",
+    "countries",
+    "created_order",
+    "order_status",
+    "price",
+    "read_success",
+    "services",
+    "snapshot_of",
+    "state_of",
+]
+
+T = TypeVar("T")
+
+_BY_STATUS: Final[Mapping[int, type[VendorError]]] = {
+    401: AuthenticationRejected,
+    403: PermissionDenied,
+    400: InvalidRequest,
+    422: InvalidRequest,
+}
+"""In the vendor's own shape; no page mentions them."""
+_BY_ADDRESS: Final = frozenset({301, 307, 308, 404, 405})
+"""In any other shape: whoever answers does not serve the path. 302 and 303 are not among them: they may follow a cancel
+that was carried out."""
+
+_MEANINGS: Final[Mapping[type[GatewayError], Meaning]] = {
+    AuthenticationRejected: Meaning.ACCOUNT,
+    PermissionDenied: Meaning.ACCOUNT,
+    WrongEndpoint: Meaning.ACCOUNT,
+    InvalidRequest: Meaning.UNPROVED,
+    OrderNotFound: Meaning.NOT_FOUND,
+    BusinessRefusal: Meaning.UNPROVED,
+    RateLimited: Meaning.NOT_PROCESSED,
+    VendorFailure: Meaning.AMBIGUOUS,
+    BadReply: Meaning.AMBIGUOUS,
+}
+
+_OUTAGE: Final = re.compile(
+    r"unable to save|backend error|internal|server error|time-?d? ?out|unavailable|try again|database",
+    re.IGNORECASE,
+)
+"""Reasons that speak of the vendor's trouble, not of the order: it may have been canceled before the trouble came."""
+_NO_SUCH_ORDER: Final = re.compile(
+    r"(the )?order( id)? (was )?(not found|does not exist|unknown)|(unknown|no such) order( id)?",
+    re.IGNORECASE,
+)
+_KEY: Final = re.compile(r"\bapi[ -_]?key\b|\bunauthori[sz]ed\b", re.IGNORECASE)
+
+
+# -- errors --------------------------------------------------------------------------------------------------------
+
+
+def _error_of(
+    endpoint: str, status: int, reply: Reply | None, retry_after: float | None, hidden: str | None
+) -> VendorError | BadReply | None:
+    """The error in a reply; None if it is a success as far as an error could tell.
+
+    ``hidden`` is a text that must not be quoted: the order's id.
+    """
+    if reply is None or not reply.has("status"):
+        return _foreign(endpoint, status, retry_after)
+    word = (reply.text("status") or "").casefold()
+    if word == "ok":
+        return None if status == 200 else _bad(endpoint, f"OK inside HTTP {status}", status)
+    if word != "error":
+        return _bad(endpoint, f"HTTP {status} with a status that is neither OK nor error", status)
+    text = _quoted(reply.text("reason") or reply.text("message") or "", hidden)
+    kind = _kind(status, text)
+    return kind(VENUE, endpoint, status=status, text=text, retry_after=retry_after)
+
+
+def _kind(status: int, text: str) -> type[VendorError]:
+    """By the status where it is none of the usual, else by the reason: HTTP 500 is how the vendor says no."""
+    if status == 429:
+        return RateLimited
+    if status in _BY_STATUS:
+        return OrderNotFound if _NO_SUCH_ORDER.fullmatch(text.strip(" .!")) else _BY_STATUS[status]
+    if status > 500 or _OUTAGE.search(text) or not text:
+        return VendorFailure
+    if _NO_SUCH_ORDER.fullmatch(text.strip(" .!")):
+        return OrderNotFound
+    return AuthenticationRejected if _KEY.search(text) else BusinessRefusal
+
+
+def _foreign(endpoint: str, status: int, retry_after: float | None) -> VendorError | BadReply:
+    """A reply that is not the vendor's: what the HTTP status alone says."""
+    kind: type[VendorError] | None = None
+    if status == 429:
+        kind = RateLimited
+    elif status in _BY_ADDRESS:
+        kind = WrongEndpoint
+    elif status >= 500:
+        kind = VendorFailure
+    if kind is None:
+        return _bad(endpoint, f"HTTP {status} in a shape that is not sms4sats'", status)
+    return kind(VENUE, endpoint, status=status, retry_after=retry_after)
+
+
+def _bad(endpoint: str, reason: str, status: int) -> BadReply:
+    return BadReply(VENUE, endpoint, reason, wire=Wire.ANSWERED, status=status)
+
+
+def _quoted(text: str, hidden: str | None) -> str:
+    return text.replace(hidden, "***") if hidden else text
+
+
+def read_success(
+    endpoint: str,
+    status: int,
+    body: bytes,
+    read: Callable[[Reply], T | None],
+    retry_after: float | None = None,
+    hidden: str | None = None,
+) -> T:
+    """Read a success.
+
+    Args:
+        endpoint: the vendor's call.
+        status: HTTP status.
+        body: the whole reply.
+        read: reads the reply; None where it does not fit.
+        retry_after: seconds the vendor asks to wait, or None.
+        hidden: a text that must not be quoted: the order's id.
+
+    Raises:
+        VendorError: the reply is an error.
+        BadReply: the reply does not fit.
+    """
+    reply = read_reply(body)
+    if (error := _error_of(endpoint, status, reply, retry_after, hidden)) is not None:
+        raise error
+    assert reply is not None, "a success is an object"
+    if (found := read(reply)) is None:
+        raise _bad(endpoint, "the reply is not sms4sats'", status)
+    return found
+
+
+# -- a cancel ------------------------------------------------------------------------------------------------------
+
+
+def cancel_verdict(
+    order_id: str, status: int, body: bytes, retry_after: float | None = None
+) -> Verdict:
+    """What the reply to a cancel means for its order."""
+    reply = read_reply(body)
+    error = _error_of("cancel", status, reply, retry_after, order_id)
+    if error is not None:
+        text = error.text if isinstance(error, VendorError) else error.reason
+        return Verdict(meaning=_MEANINGS[type(error)], message=text or None, error=error)
+    assert reply is not None, "a success is an object"
+    if reply.has("error") or reply.has("reason"):
+        said = reply.text("error") or reply.text("reason") or ""
+        return Verdict(meaning=Meaning.AMBIGUOUS, message=_quoted(said, order_id))
+    return Verdict(meaning=Meaning.CANCELED)
+
+
+# -- an order ------------------------------------------------------------------------------------------------------
+
+
+def order_status(
+    order_id: str, status: int, body: bytes, retry_after: float | None = None
+) -> OrderStatus:
+    """The reply to orderstatus.
+
+    Raises:
+        OrderNotFound: the vendor's own words.
+        VendorError, BadReply: as `read_success`.
+    """
+
+    def read(reply: Reply) -> OrderStatus | None:
+        error = reply.text("error")
+        return OrderStatus(
+            paid=reply.truth("paid"),
+            code=reply.number("code"),
+            number=reply.number("number"),
+            error=None if error is None else _quoted(error, order_id),
+            id=reply.text("id"),
+            timestamp=reply.whole("timestamp"),
+            country=reply.text("country"),
+            service=reply.text("service"),
+        )
+
+    return read_success("status", status, body, read, retry_after, order_id)
+
+
+def state_of(status: OrderStatus, *, overdue: bool) -> OrderState:
+    """An order's state, which the vendor does not name.
+
+    Args:
+        status: what the vendor says.
+        overdue: the order is older than the vendor lets one wait: if it seems to wait, it was canceled without a trace,
+            or its clock started later.
+    """
+    if status.code is not None:
+        return OrderState.FILLED if status.error is None else OrderState.UNKNOWN
+    if status.error is not None:
+        return OrderState.CANCELED
+    return OrderState.UNKNOWN if overdue or status.paid is None else OrderState.OPEN
+
+
+def snapshot_of(order: OrderRef, status: OrderStatus, *, overdue: bool) -> OrderSnapshot:
+    """What the vendor says about an order. There are no amounts: an order is for one code."""
+    word = status.error
+    if word is None and status.paid is not None:
+        word = "paid" if status.paid else "not paid"
+    state = state_of(status, overdue=overdue)
+    return OrderSnapshot(order=order, venue=VENUE, state=state, vendor_state=word)
+
+
+# -- the other calls -----------------------------------------------------------------------------------------------
+
+
+def created_order(status: int, body: bytes, retry_after: float | None = None) -> CreatedOrder:
+    """The reply to createorder.
+
+    Raises:
+        VendorError: nothing was created.
+        BadReply: an order may have been created, and the reply does not tell it.
+    """
+
+    def read(reply: Reply) -> CreatedOrder | None:
+        order_id = reply.text("orderId")
+        if order_id is None or reply.has("error"):
+            return None
+        return CreatedOrder(order_id=order_id, payreq=reply.text("payreq"))
+
+    return read_success("create", status, body, read, retry_after)
+
+
+def balance(status: int, body: bytes, retry_after: float | None = None) -> Decimal:
+    """The prepaid balance in satoshis.
+
+    Raises:
+        VendorError, BadReply: as `read_success`.
+    """
+    return read_success("balance", status, body, lambda reply: reply.amount("balance"), retry_after)
+
+
+def price(status: int, body: bytes, retry_after: float | None = None) -> Price:
+    """What things cost. The reply to this call has no ``status``.
+
+    Raises:
+        VendorError, BadReply: as `read_success`.
+    """
+    reply = read_reply(body)
+    if status != 200 or reply is None or reply.has("status"):
+        return read_success("price", status, body, _price, retry_after)
+    return _price(reply)
+
+
+def _price(reply: Reply) -> Price:
+    return Price(**{name: reply.amount(name) for name in Price.__struct_fields__})
+
+
+def countries(status: int, body: bytes, retry_after: float | None = None) -> list[Country]:
+    """The countries that can be read.
+
+    Raises:
+        VendorError, BadReply: as `read_success`.
+    """
+    rows = _rows("countries", status, body, retry_after)
+    return [
+        Country(
+            id=number,
+            eng=row.text("eng"),
+            visible=row.flag("visible"),
+            rent=row.flag("rent"),
+        )
+        for row in rows
+        if (number := row.whole("id")) is not None
+    ]
+
+
+def services(status: int, body: bytes, retry_after: float | None = None) -> list[Service]:
+    """The services that can be read.
+
+    Raises:
+        VendorError, BadReply: as `read_success`.
+    """
+    rows = _rows("services", status, body, retry_after)
+    return [
+        Service(key=key, text=row.text("text"), value=row.text("value"), count=row.whole("count"))
+        for row in rows
+        if (key := row.text("key") or row.text("value")) is not None
+    ]
+
+
+def _rows(endpoint: str, status: int, body: bytes, retry_after: float | None) -> list[Reply]:
+    """The rows of a list, which has no ``status``."""
+    rows = read_rows(body) if status == 200 else None
+    if rows is not None:
+        return rows
+    error = _error_of(endpoint, status, read_reply(body), retry_after, None)
+    raise error or _bad(endpoint, "the reply is not a list", status)
