@@ -326,7 +326,7 @@ async def test_a_kept_alive_connection_may_become_a_socket() -> None:
             pass
         async with session.ws_connect(served.url) as client:
             await client.send_str(ask("a"))
-            assert await client.receive_json() == {"id": "a", "status": 200, "count": 2}
+            assert json.loads((await client.receive()).data)["count"] == 2
         assert served.server.accepted == 1
 
 
@@ -358,7 +358,7 @@ async def test_what_is_no_request_may_be_ignored() -> None:
 
 async def test_a_client_may_close() -> None:
     """The client's close frame is answered, and what came before it is carried out."""
-    async with talking() as (served, client):
+    async with counting() as served, connected(served, close_timeout=10) as client:
         await client.send(ask(1))
         await client.close(1000, "bye")
         assert (client.close_code, client.close_reason) == (1000, "bye")
@@ -372,6 +372,17 @@ async def test_a_bad_handshake_is_refused() -> None:
         headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "1"}
         async with session.get(served.server.url, headers=headers) as reply:
             assert reply.status in {400, 426}
+        assert served.sockets.opened == 0
+
+
+async def test_an_upgrade_is_asked_for_with_get() -> None:
+    """Any other method ends the connection without a socket."""
+    async with counting() as served:
+        client = Mute()
+        client.handshake = client.handshake.replace(b"GET", b"PUT")
+        await asyncio.get_running_loop().create_connection(lambda: client, "127.0.0.1", served.port)
+        await client.lost
+        assert b"101 Switching" not in client.received
         assert served.sockets.opened == 0
 
 
@@ -558,13 +569,17 @@ async def test_uninvited_messages_come_before_the_reply() -> None:
         assert (await heard(client))["id"] == "a"
 
 
+@pytest.mark.virtual_time
 async def test_a_reordered_reply_comes_after_the_next() -> None:
-    """The reply is held back until another was sent."""
+    """The reply is held back until another was sent, and comes once."""
     async with talking(reordered(within=60)) as (served, client):
         await client.send(ask("a"))
         await client.send(ask("b"))
         assert [(await heard(client))["id"] for _ in range(2)] == ["b", "a"]
         assert [entry.status for entry in served.log] == [200, 200]
+        await asyncio.sleep(120)
+        await client.send(ask("c"))
+        assert (await heard(client))["id"] == "c"
 
 
 @pytest.mark.virtual_time
@@ -716,8 +731,13 @@ async def test_a_socket_closed_while_it_is_frozen_ends_when_it_thaws() -> None:
         served.sockets.freeze(reads=True)
         await client.close()
         assert client.close_code == 1006
-        served.sockets.thaw()
+        other = await mute(served)
+        served.sockets.freeze(reads=True)
+        other.send(0x8, b"\x03\xe8")
         await turns()
+        assert not other.lost.done()
+        served.sockets.thaw()
+        await other.lost
         assert len(served.sockets) == 0
 
 
@@ -782,9 +802,12 @@ async def test_upgrades_may_hang() -> None:
         served.sockets.refuse(Reply.HANG)
         with pytest.raises(TimeoutError):
             await connected(served, open_timeout=5)
-        waiting = asyncio.create_task(served.server.log.until(1))
-        waiting.cancel()
-        await asyncio.wait([waiting])
+        _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n")
+        await turns()
+        await served.aclose()
+        writer.close()
+        await writer.wait_closed()
 
 
 # --- keep-alive -----------------------------------------------------------------------------------
@@ -833,19 +856,23 @@ class Mute(asyncio.Protocol):
     def __init__(self) -> None:
         self.lost = asyncio.get_running_loop().create_future()
         self.received = b""
+        self.opened = asyncio.Event()
         self.transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.write(
+        self.handshake = (
             b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Key: " + base64.b64encode(bytes(16)) + b"\r\n"
             b"Sec-WebSocket-Version: 13\r\n\r\n"
         )
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.write(self.handshake)
+
     def data_received(self, data: bytes) -> None:
         self.received += data
+        if b"\r\n\r\n" in self.received:
+            self.opened.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.set_result(None)
@@ -860,7 +887,7 @@ async def mute(served: Served) -> Mute:
     """Connect a mute client."""
     loop = asyncio.get_running_loop()
     _, client = await loop.create_connection(Mute, "127.0.0.1", served.port)
-    await turns()
+    await client.opened.wait()
     return client
 
 
@@ -968,6 +995,19 @@ async def test_a_message_on_its_way_arrives_though_its_socket_is_gone() -> None:
         assert served.vendor.count == 0
         await asyncio.sleep(30)
         assert (served.vendor.count, served.log[0].status) == (1, None)
+
+
+@pytest.mark.virtual_time
+async def test_what_travels_to_a_socket_that_ends_is_lost() -> None:
+    """A message that is not yet there when the connection is cut never comes."""
+    async with talking(jitter=10.0) as (served, client):
+        served.sockets.broadcast(b"lost")
+        served.sockets.cut()
+        served.sockets.cut(reset=True)
+        with pytest.raises(ConnectionClosedError):
+            await client.recv()
+        served.sockets.cut(reset=True)
+        await asyncio.sleep(30)
 
 
 @pytest.mark.virtual_time

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final, Protocol
+import socket
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from websockets.typing import BytesLike
     from websockets.uri import WebSocketURI
 
-__all__ = ["Connection", "Owner"]
+__all__ = ["Connection", "Owner", "dial"]
 
 MAX_MESSAGE: Final = 1 << 20
 """Bytes of a message that are read at most; the vendors' largest are a few kilobytes."""
@@ -25,9 +27,66 @@ CLOSE_TIME: Final = 1.0
 STEADY: Final = 5.0
 """Seconds after which a connection has proved itself, even if nothing was asked."""
 
+HEAD_START: Final = 0.25
+"""Seconds that an address gets to itself before the next one is tried as well (RFC 8305)."""
+
 # The core would log messages, and messages carry credentials: no configuration may reach this logger.
 _SILENT: Final = logging.Logger("tronsave_async.connection")  # noqa: LOG001
 _SILENT.disabled = True
+
+
+async def dial(host: str, port: int) -> socket.socket:
+    """Connect to the first of a host's addresses that answers.
+
+    Canceling it leaves no socket open. (asyncio's own race forgets the winner's when it is canceled in that moment.)
+
+    Raises:
+        OSError: no address answers, or there is none.
+    """
+    loop = asyncio.get_running_loop()
+    seen: Counter[int] = Counter()
+
+    def turn(info: tuple[Any, ...]) -> int:
+        """The families take turns."""
+        seen[info[0]] += 1
+        return seen[info[0]]
+
+    addresses = sorted(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM), key=turn)
+    tries: dict[asyncio.Task[None], socket.socket] = {}
+    errors: list[BaseException] = []
+    try:
+        while addresses or tries:
+            if addresses:
+                family, kind, proto, _, address = addresses.pop(0)
+                own = socket.socket(family, kind, proto)
+                own.setblocking(False)
+                tries[loop.create_task(loop.sock_connect(own, address))] = own
+            head_start = HEAD_START if addresses else None
+            done, _ = await asyncio.wait(
+                tries, timeout=head_start, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                if (error := task.exception()) is None:
+                    return tries.pop(task)
+                errors.append(error)
+                tries.pop(task).close()
+        raise errors[0]
+    finally:
+        errors.clear()
+        for task, own in tries.items():
+            _drop(task, own)
+
+
+def _drop(task: asyncio.Task[None], own: socket.socket) -> None:
+    """Give an attempt up; its socket is closed when the loop looks at it no more."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # nobody else asks
+        own.close()
+
+    task.cancel()
+    task.add_done_callback(ended)
 
 
 class Owner(Protocol):
@@ -36,8 +95,8 @@ class Owner(Protocol):
     def stands(self, connection: Connection) -> None:
         """The upgrade is through: requests may be sent."""
 
-    def received(self, message: BytesLike) -> None:
-        """A whole text message came."""
+    def received(self, message: BytesLike) -> bool:
+        """A whole text message came. True if somebody had waited for it."""
 
     def stray(self, kind: str) -> None:
         """Something came that is no text message."""
@@ -66,13 +125,12 @@ class Connection(asyncio.Protocol):
         """Done when the connection is of no more use."""
         self.gone: asyncio.Future[None] = loop.create_future()
         """Done when the socket is closed."""
-        self.is_paused = False
-        """The system takes no more for now."""
         self._loop = loop
         self._owner = owner
         self._quiet = quiet
         self._core = ClientProtocol(uri, max_size=MAX_MESSAGE, logger=_SILENT)
         self._transport: asyncio.Transport | None = None
+        self._paused = False
         self._parts: list[BytesLike] | None = None
         """The parts so far of a text message that comes in parts."""
         self._opened_at = self._heard_at = loop.time()
@@ -83,8 +141,13 @@ class Connection(asyncio.Protocol):
 
     @property
     def proved_itself(self) -> bool:
-        """It brought a message, or stood for a while."""
+        """It brought a message that was waited for, or stood for a while."""
         return self._served or self._loop.time() - self._opened_at >= STEADY
+
+    @property
+    def takes_more(self) -> bool:
+        """The system takes what is written: it is not choked, and has not found the connection broken."""
+        return not (self._paused or self._transport is None or self._transport.is_closing())
 
     def say(self, message: bytes) -> None:
         """Put a text message into the core; `write` sends what is in it."""
@@ -108,6 +171,8 @@ class Connection(asyncio.Protocol):
         self._end("aborted")
         if self._transport is not None:
             self._transport.abort()
+        elif not self.gone.done():
+            self.gone.set_result(None)
 
     # -- asyncio.Protocol -----------------------------------------------------------------------------------------
 
@@ -128,7 +193,7 @@ class Connection(asyncio.Protocol):
         for event in core.events_received():
             if isinstance(event, Frame):
                 self._frame(event)
-            elif core.handshake_exc is None:
+            elif core.state is OPEN:  # and was not closed in the same breath
                 self._stand()
         self.write()
         if core.state is not OPEN and (core.state is not CONNECTING or core.handshake_exc):
@@ -149,11 +214,11 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The system takes no more for now."""
-        self.is_paused = True
+        self._paused = True
 
     def resume_writing(self) -> None:
         """It takes more."""
-        self.is_paused = False
+        self._paused = False
         self._owner.writable()
 
     # -- inside ---------------------------------------------------------------------------------------------------
@@ -182,8 +247,8 @@ class Connection(asyncio.Protocol):
                 self._message(b"".join(parts))
 
     def _message(self, data: BytesLike) -> None:
-        self._served = True
-        self._owner.received(data)
+        if self._owner.received(data):
+            self._served = True
 
     def _look(self) -> None:
         """Whether the peer is still there."""

@@ -29,7 +29,7 @@ from websockets.exceptions import InvalidStatus, InvalidURI
 from websockets.uri import parse_uri
 
 from tronsave_async.arguments import whole_number, within
-from tronsave_async.connection import Connection
+from tronsave_async.connection import Connection, dial
 from tronsave_async.correlation import Match, Pending
 from tronsave_async.errors import (
     ConnectFailed,
@@ -88,9 +88,13 @@ class _Ask(Generic[R]):
         self.key: str | None = None
         """Its id, once it left."""
 
-    def fail(self, error: GatewayError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+    def fail(self, error: Exception) -> None:
+        if self.future.done():
+            return
+        if isinstance(error, StopIteration):  # no future takes it
+            cause, error = error, RuntimeError("StopIteration")
+            error.__cause__ = cause
+        self.future.set_exception(error)
 
 
 class WebSocketTransport(Generic[R]):
@@ -141,6 +145,8 @@ class WebSocketTransport(Generic[R]):
         self._prefix = secrets.token_hex(4)
         self._asked = 0
         self._connection: Connection | None = None
+        self._sockets: set[asyncio.Future[None]] = set()
+        """Of all connections whose sockets are not closed yet: done when they are."""
         self._expectant: set[asyncio.Future[None]] = set()
         """Who waits for a connection without a request."""
         self._wanted: asyncio.Event | None = None
@@ -233,8 +239,8 @@ class WebSocketTransport(Generic[R]):
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.wait([self._supervisor])
-        if connection is not None:
-            await connection.gone
+        if self._sockets:
+            await asyncio.wait(self._sockets)
 
     # -- what the connection tells --------------------------------------------------------------------------------
 
@@ -260,7 +266,7 @@ class WebSocketTransport(Generic[R]):
         if connection is None:
             return
         now = asyncio.get_running_loop().time()
-        while self._outbox and not connection.is_paused:
+        while self._outbox and connection.takes_more:
             room = min(BITE, self._max_in_flight - len(self._pending), len(self._outbox))
             if room <= 0:
                 return
@@ -268,26 +274,26 @@ class WebSocketTransport(Generic[R]):
                 self._depart(self._outbox.popitem(last=False)[0], connection, now)
             connection.write()
 
-    def received(self, message: BytesLike) -> None:
-        """A whole text message came."""
+    def received(self, message: BytesLike) -> bool:
+        """A whole text message came. True if it answered a pending request."""
         try:
             read = self._read(message)
         except Exception:  # noqa: BLE001 - whatever a message does to its reader: the connection is read on
             read = "malformed"
         if isinstance(read, str):
             self.stray(read)
-            return
+            return False
         key, reply = read
         match, ask = self._pending.match(key)
-        if ask is not None and match is Match.AWAITED:
-            if not ask.future.done():
-                ask.future.set_result(reply)
-            if self._outbox:
-                self._flush_soon()
-            return
-        self.stray(match.value)
-        if ask is not None and ask.late is not None:
-            guarded(ask.late, reply, "a late reply's reader")
+        if ask is None:
+            self.stray(match.value)
+        elif match is Match.LATE or ask.future.done():  # its caller is gone, or goes in this tick
+            self._too_late(ask, reply)
+        else:
+            ask.future.set_result(reply)
+        if self._outbox:
+            self._flush_soon()
+        return match is Match.AWAITED
 
     def stray(self, kind: str) -> None:
         """Something came that answers no pending request."""
@@ -336,8 +342,7 @@ class WebSocketTransport(Generic[R]):
         except Exception as error:  # noqa: BLE001 - whatever it is: nothing of the request was written
             self._pending.withdraw(key)
             ask.key = None
-            if not ask.future.done():
-                ask.future.set_exception(error)
+            ask.fail(error)
             return
         connection.say(message)
 
@@ -345,10 +350,17 @@ class WebSocketTransport(Generic[R]):
         """The caller goes; a reply of the same tick counts as late."""
         if ask.key is None:
             self._outbox.pop(ask, None)
-        elif self._pending.abandon(ask.key) is None and ask.late is not None:
+        elif self._pending.abandon(ask.key) is not None:
+            self._flush_soon()  # there is room for another
+        else:
             future = ask.future
             if future.done() and not future.cancelled() and future.exception() is None:
-                guarded(ask.late, future.result(), "a late reply's reader")
+                self._too_late(ask, future.result())
+
+    def _too_late(self, ask: _Ask[R], reply: R) -> None:
+        self.stray(Match.LATE.value)
+        if ask.late is not None:
+            guarded(ask.late, reply, "a late reply's reader")
 
     def _sweep(self) -> None:
         """One timer for all requests: those that left, and those that wait, are each in the order of their time."""
@@ -396,7 +408,7 @@ class WebSocketTransport(Generic[R]):
                 self._fail_waiting(self._no_connection(reason))
                 await self._pause(failures, wanted)
                 continue
-            await connection.ended
+            await asyncio.wait([connection.ended])
             failures = 0 if connection.proved_itself else failures + 1
             if failures:
                 await self._pause(failures, wanted)
@@ -405,14 +417,15 @@ class WebSocketTransport(Generic[R]):
         loop = asyncio.get_running_loop()
         context = (self._ssl or _verifying()) if self._uri.secure else None
         connection = Connection(self, self._uri, self._quiet)
+        self._sockets.add(connection.gone)
+        connection.gone.add_done_callback(self._sockets.discard)
         try:
             async with asyncio.timeout(self._connect_timeout):
                 await loop.create_connection(
                     lambda: connection,
-                    self._uri.host,
-                    self._uri.port,
+                    sock=await dial(self._uri.host, self._uri.port),
                     ssl=context,
-                    happy_eyeballs_delay=0.25,
+                    server_hostname=self._uri.host if context else None,
                 )
                 await connection.opened
         except Exception as error:  # noqa: BLE001 - whatever it is: no connection stands, and nothing was sent

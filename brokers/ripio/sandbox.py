@@ -660,7 +660,7 @@ def _json(raw: bytes) -> Any:
     """Return a text decoded as JSON, or None."""
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

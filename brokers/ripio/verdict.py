@@ -135,7 +135,9 @@ _STATES: Final[Mapping[str, OrderState]] = {
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 # The messages, without the space around them and the full stop, in lower case.
-_NO_SUCH_ORDER: Final = re.compile(r"(the )?order( (with|id|external)\b.*)?( was)? not found")
+_NO_SUCH_ORDER: Final = re.compile(
+    r"(the )?order( (with )?(the )?(external[ _])?id:? \S{1,130})?( was)? not found"
+)
 _FILLED: Final = re.compile(
     r"(the )?order (was |is |has been )?(already )?((completely|fully) executed|executed completely)"
 )
@@ -168,14 +170,15 @@ def read_error(
         None if the reply is a success as far as an error could tell; BadReply where nobody knows whether the request
         was processed.
     """
-    if 200 <= status < 300 and (words is None or words.code is None):
-        return None
+    if 200 <= status < 300:
+        if words is None or words.code is None:
+            return None
+        return _bad_reply(endpoint, f"an error inside status {status}", status, words)
     kind = _foreign_kind(status) if words is None else _kind(endpoint, status, words)
     said = Words() if words is None else words
     if kind is None:
-        return _bad_reply(
-            endpoint, f"status {status} and what it says prove nothing", status, words
-        )
+        reason = "in a shape that is not Ripio's" if words is None else "proves nothing"
+        return _bad_reply(endpoint, f"status {status} {reason}", status, words)
     return kind(
         VENUE,
         endpoint,
@@ -465,7 +468,7 @@ def _frame_error(endpoint: str, frame: Frame) -> VendorError | BadReply | None:
 
 
 def _foreign_kind(status: int) -> type[VendorError] | None:
-    """Of a reply that is not the vendor's: what the status alone says."""
+    """Of a reply that is not the vendor's: what its status alone says."""
     if status >= 500:
         return VendorFailure
     if status == 429:

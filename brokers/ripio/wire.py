@@ -263,6 +263,7 @@ class _Success(msgspec.Struct):
     error: None = None
     error_code: None = None
     code: None = None
+    message: None = None
     topic: None = None
 
 
