@@ -22,7 +22,19 @@ from typing import TYPE_CHECKING, Final, TypedDict
 
 import msgspec
 
-from tronsave_async.errors import GatewayError, RequestFailed
+from tronsave_async.errors import (
+    AuthenticationRejected,
+    BadReply,
+    BusinessRefusal,
+    GatewayError,
+    InvalidRequest,
+    OrderNotFound,
+    PermissionDenied,
+    RateLimited,
+    RequestFailed,
+    VendorFailure,
+    WrongEndpoint,
+)
 from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
 from tronsave_async.outcomes import (
     AlreadyClosed,
@@ -38,11 +50,12 @@ from tronsave_async.outcomes import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from tronsave_async.exchange import Exchange
 
-__all__ = ["Case", "Doubts", "Meaning", "Step", "Verdict"]
+__all__ = ["MEANINGS", "Case", "Doubts", "Meaning", "Step", "Verdict"]
 
 
 REMEMBERED: Final = 10_000
@@ -71,6 +84,20 @@ class Meaning(enum.Enum):
     while; after that it is the account's error: `Verdict.error` is to be raised."""
     ACCOUNT = "account"
     """The account or the address is wrong, not the order: `Verdict.error` is to be raised."""
+
+
+MEANINGS: Final[Mapping[type[GatewayError], Meaning]] = {
+    AuthenticationRejected: Meaning.ACCOUNT,
+    PermissionDenied: Meaning.ACCOUNT,
+    WrongEndpoint: Meaning.ACCOUNT,
+    InvalidRequest: Meaning.UNPROVED,
+    OrderNotFound: Meaning.NOT_FOUND,
+    BusinessRefusal: Meaning.UNPROVED,
+    RateLimited: Meaning.NOT_PROCESSED,
+    VendorFailure: Meaning.AMBIGUOUS,
+    BadReply: Meaning.AMBIGUOUS,
+}
+"""What an error in reply to a cancel means for its order, unless a vendor knows better."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

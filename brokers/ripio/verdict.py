@@ -39,7 +39,7 @@ from tronsave_async.errors import (
 )
 from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
 from tronsave_async.outcomes import Wire
-from tronsave_async.settlement import Meaning, Verdict
+from tronsave_async.settlement import MEANINGS, Meaning, Verdict
 
 from .config import VENUE
 from .wire import (
@@ -109,17 +109,10 @@ _BY_CODE: Final[Mapping[str, type[VendorError]]] = {
 """NEW and OLD, Error codes; the codes of three digits were seen. Those that depend on the message are not here."""
 
 _MEANINGS: Final[Mapping[type[GatewayError], Meaning]] = {
-    AuthenticationRejected: Meaning.ACCOUNT,
-    PermissionDenied: Meaning.ACCOUNT,
-    InvalidRequest: Meaning.UNPROVED,
+    **MEANINGS,
     WrongEndpoint: Meaning.UNPROVED,
-    OrderNotFound: Meaning.NOT_FOUND,
-    BusinessRefusal: Meaning.UNPROVED,
-    RateLimited: Meaning.NOT_PROCESSED,
-    VendorFailure: Meaning.AMBIGUOUS,
-    BadReply: Meaning.AMBIGUOUS,
 }
-"""What an error in reply to a cancel means for its order, unless `_meaning` knows better."""
+"""An unknown path over the socket may be an unknown order: 40400 is documented as both."""
 
 _STATES: Final[Mapping[str, OrderState]] = {
     "open": OrderState.OPEN,

@@ -25,7 +25,6 @@ from tronsave_async.errors import (
     AuthenticationRejected,
     BadReply,
     BusinessRefusal,
-    GatewayError,
     InvalidRequest,
     OrderNotFound,
     PermissionDenied,
@@ -36,7 +35,7 @@ from tronsave_async.errors import (
 )
 from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
 from tronsave_async.outcomes import Wire
-from tronsave_async.settlement import Meaning, Verdict
+from tronsave_async.settlement import MEANINGS, Meaning, Verdict
 
 from .config import VENUE
 from .wire import (
@@ -79,18 +78,6 @@ _BY_STATUS: Final[Mapping[int, type[VendorError]]] = {
 _BY_ADDRESS: Final = frozenset({301, 307, 308, 404, 405})
 """In any other shape: whoever answers does not serve the path. 302 and 303 are not among them: they may follow a cancel
 that was carried out."""
-
-_MEANINGS: Final[Mapping[type[GatewayError], Meaning]] = {
-    AuthenticationRejected: Meaning.ACCOUNT,
-    PermissionDenied: Meaning.ACCOUNT,
-    WrongEndpoint: Meaning.ACCOUNT,
-    InvalidRequest: Meaning.UNPROVED,
-    OrderNotFound: Meaning.NOT_FOUND,
-    BusinessRefusal: Meaning.UNPROVED,
-    RateLimited: Meaning.NOT_PROCESSED,
-    VendorFailure: Meaning.AMBIGUOUS,
-    BadReply: Meaning.AMBIGUOUS,
-}
 
 _OUTAGE: Final = re.compile(
     r"unable to save|backend error|internal|server error|time-?d? ?out|unavailable|try again|database",
@@ -203,7 +190,7 @@ def cancel_verdict(
     error = _error_of("cancel", status, reply, retry_after, order_id)
     if error is not None:
         text = error.text if isinstance(error, VendorError) else error.reason
-        return Verdict(meaning=_MEANINGS[type(error)], message=text or None, error=error)
+        return Verdict(meaning=MEANINGS[type(error)], message=text or None, error=error)
     assert reply is not None, "a success is an object"
     if reply.has("error") or reply.has("reason"):
         said = reply.text("error") or reply.text("reason") or ""

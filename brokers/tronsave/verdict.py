@@ -27,7 +27,6 @@ from tronsave_async.errors import (
     AuthenticationRejected,
     BadReply,
     BusinessRefusal,
-    GatewayError,
     InvalidRequest,
     OrderNotFound,
     PermissionDenied,
@@ -38,7 +37,7 @@ from tronsave_async.errors import (
 )
 from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
 from tronsave_async.outcomes import Wire
-from tronsave_async.settlement import Meaning, Verdict
+from tronsave_async.settlement import MEANINGS, Meaning, Verdict
 
 from .config import VENUE
 from .wire import (
@@ -96,19 +95,6 @@ _WORDS: Final[Mapping[str, OrderState]] = {
     "cancelled": OrderState.CANCELED,
     "expired": OrderState.EXPIRED,
 }
-
-_MEANINGS: Final[Mapping[type[GatewayError], Meaning]] = {
-    AuthenticationRejected: Meaning.ACCOUNT,
-    PermissionDenied: Meaning.ACCOUNT,
-    WrongEndpoint: Meaning.ACCOUNT,
-    InvalidRequest: Meaning.UNPROVED,
-    OrderNotFound: Meaning.NOT_FOUND,
-    BusinessRefusal: Meaning.UNPROVED,
-    RateLimited: Meaning.NOT_PROCESSED,
-    VendorFailure: Meaning.AMBIGUOUS,
-    BadReply: Meaning.AMBIGUOUS,
-}
-"""What an error in reply to a cancel means for its orders. InvalidRequest and OrderNotFound blame the ids."""
 
 _DEAD_UNFILLED: Final = frozenset({OrderState.CANCELED, OrderState.EXPIRED})
 
@@ -281,7 +267,7 @@ def _verdicts_of_error(ids: Sequence[str], error: VendorError | BadReply) -> Map
     code = error.code if isinstance(error, VendorError) else None
     text = error.text if isinstance(error, VendorError) else error.reason
     verdict = Verdict(
-        meaning=_MEANINGS[type(error)],
+        meaning=MEANINGS[type(error)],
         code=code,
         message=text or None,
         error=error,
