@@ -14,7 +14,8 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: .demo/ready ## Run the demo: every vendor simulated on this machine, no account needed
-	@.demo/bin/tronsave-async demo
+	@.demo/bin/tronsave-async demo tronsave
+	@.demo/bin/tronsave-async demo ripio
 
 test: .venv/ready ## Lint, types, and the suite against the built wheel on every interpreter found
 	env $$($(FIND) --all) .venv/bin/tox run-parallel --parallel-no-spinner

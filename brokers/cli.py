@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import click
 
-    from .demo import Progress, Report
+    from .demo import Progress, Report, Stage
 
 __all__ = ["main"]
 
@@ -97,12 +97,11 @@ def _demo_command() -> click.Command:
     import click
 
     options: list[click.Parameter] = [
+        click.Argument(["vendor"], type=click.Choice(VENDORS), default=VENDORS[0]),
         click.Option(
             ["--orders"],
             type=click.IntRange(1, 500),
-            default=60,
-            show_default=True,
-            help="How many orders to cancel.",
+            help="How many orders to cancel: by default 60 at TronSave, 36 at Ripio.",
         ),
         click.Option(
             ["--seed"],
@@ -117,13 +116,16 @@ def _demo_command() -> click.Command:
     return click.Command("demo", callback=_demo, params=options, help=DEMO_HELP)
 
 
-DEMO_HELP: Final = """\
-Cancel orders at a simulated vendor while things go wrong.
+VENDORS: Final = ("tronsave", "ripio")
 
-TronSave's API is simulated on this machine, with its documented limit of one request per two
-seconds and call. Orders are created, some of them are filled or closed behind the client's back,
-and all are canceled at the same time, while replies are lost, connections break and proxies
-interfere. In the end every outcome is compared with the vendor's own record.
+DEMO_HELP: Final = """\
+Cancel orders at a simulated vendor (by default TronSave) while things go wrong.
+
+The vendor's API is simulated on this machine, with its documented limits: TronSave's, over HTTP,
+many orders by one request; or Ripio Trade's, signed and over one WebSocket, read back by HTTP.
+Orders are created, some of them are filled or closed behind the client's back, and all are
+canceled at the same time, while replies are lost, late or garbled, connections break and clocks
+differ. In the end every outcome is compared with the vendor's own record.
 
 Nothing leaves this machine; no account and no key is needed. It takes about 20 seconds.
 
@@ -131,20 +133,33 @@ The exit code is 0 only if no outcome told a lie.
 """
 
 
-def _demo(*, orders: int, seed: int, no_faults: bool, pace: float | None) -> int:
+def _demo(
+    *, vendor: str, orders: int | None, seed: int, no_faults: bool, pace: float | None
+) -> int:
     import asyncio
     import random
 
     from .demo import Plan, Progress
     from .demo_screen import Screen, open_console, show
-    from .demo_tronsave import TronSaveStage
 
     random.seed(seed)  # the client's back-off has a random part, too
-    plan = Plan(orders=orders, seed=seed, faults=not no_faults, pace=pace)
-    progress = Progress(orders)
-    stage = TronSaveStage(plan, progress.hear)
+    stage_of = _stage_of(vendor)
+    plan = Plan(orders or stage_of.usual_orders, seed, faults=not no_faults, pace=pace)
+    progress = Progress(plan.orders)
+    stage = stage_of(plan, progress.hear)
     work = show(stage, plan, progress, Screen(open_console()))
     return _exit_code(asyncio.run(_until_signal(work)), progress)
+
+
+def _stage_of(vendor: str) -> type[Stage[Any, Any]]:
+    """The vendor's part of the demo; the others are not loaded."""
+    if vendor == "ripio":
+        from .demo_ripio import RipioStage
+
+        return RipioStage
+    from .demo_tronsave import TronSaveStage
+
+    return TronSaveStage
 
 
 def _exit_code(ended: Report | signal.Signals, progress: Progress) -> int:

@@ -1,15 +1,18 @@
 """The demo: many orders are canceled while things go wrong, and the vendor's own record judges every outcome.
 
 A `Stage` is one vendor's part: its simulator, its gateway, and what happens behind the client's back. Everything here
-knows no vendor; ``demo_tronsave`` is a stage, ``demo_screen`` draws what `Progress` learns and what `perform` returns.
+knows no vendor; each ``demo_<vendor>`` has a stage, and ``demo_screen`` draws what `Progress` learns and what `perform`
+returns.
 """
 
 from __future__ import annotations
 
+import random
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, assert_never
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar, assert_never
 
 import anyio
 
@@ -17,15 +20,19 @@ from tronsave_async import (
     AlreadyClosed,
     Answered,
     Canceled,
+    Connected,
+    Disconnected,
     Lost,
     NotFound,
     NotSent,
+    OrderGateway,
     OrderState,
     OutcomeReached,
     Penalized,
     Queued,
     Refused,
     Sent,
+    Stray,
     TooEarly,
     Unknown,
 )
@@ -34,22 +41,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from decimal import Decimal
     from types import TracebackType
+    from typing import Self
 
-    from tronsave_async import CancelOutcome, Event, OrderGateway, TelemetryHook
+    from tronsave_async import CancelOutcome, Event, TelemetryHook
+    from tronsave_async.sandbox import Fault, FaultScript, RecordedRequest
 
 __all__ = [
+    "PROCESSED",
+    "Accident",
     "Conduct",
+    "Fact",
     "Line",
     "Plan",
     "Progress",
     "Record",
     "Report",
     "Row",
+    "Simulator",
     "Stage",
+    "accident",
     "cancel_all",
+    "counted",
     "is_true",
     "perform",
 ]
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of something, in words."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class Plan(NamedTuple):
@@ -75,7 +95,7 @@ class Record(NamedTuple):
         state: its true state.
         word: the vendor's word for it.
         how: what happened to it, where more than the client had a hand in it.
-        executed: amount filled, in the vendor's unit.
+        executed, remaining: amounts filled and not filled, in the vendor's unit.
         ours: a cancel request of the client closed it.
         asked: at least one cancel request for it arrived.
     """
@@ -84,6 +104,7 @@ class Record(NamedTuple):
     word: str
     how: str
     executed: Decimal
+    remaining: Decimal
     ours: bool
     asked: bool
 
@@ -100,53 +121,169 @@ class Conduct(NamedTuple):
     is_usual: bool = True
 
 
-class Stage(Protocol):
-    """One vendor's part of the demo. As a context manager it opens and closes simulator and gateway."""
+PROCESSED: Final = Conduct("processed")
+
+
+class Accident(NamedTuple):
+    """Something that befalls one request, and what the vendor did with it."""
+
+    fault: Fault
+    conduct: Conduct
+
+
+def accident(fault: Fault, words: str) -> Accident:
+    """One that shows."""
+    return Accident(fault, Conduct(words, is_usual=False))
+
+
+class Fact(NamedTuple):
+    """A number that is worth telling in the end, and what is to be said about it."""
+
+    name: str
+    number: str
+    words: str
+
+
+class Simulator(Protocol):
+    """What all simulated vendors have in common."""
+
+    faults: FaultScript
+    rejections: int
+
+    async def start(self) -> None:
+        """Listen."""
+
+    async def aclose(self) -> None:
+        """Listen no more."""
+
+    def requests_to(self, endpoint: str) -> Sequence[RecordedRequest]:
+        """The requests to one of its calls so far."""
+
+
+S = TypeVar("S", bound=Simulator)
+G = TypeVar("G", bound=OrderGateway)
+
+
+class Stage(ABC, Generic[S, G]):
+    """One vendor's part of the demo. As a context manager it opens and closes simulator and gateway.
+
+    Args:
+        plan: what is asked for.
+        listen: hears the gateway's telemetry.
+    """
 
     vendor: str
     """Its name for the heading."""
     terms: str
     """The limit that the simulator meters, in words."""
+    usual_orders: int
+    """How many orders are a good show."""
     pace: float
     """Seconds between two cancels at that limit."""
+    jitter = 0.05
+    """Seconds that a request or a reply travels at most."""
+    margin = 0.075
+    """Seconds that the gateway leaves to the network."""
+    strays: Mapping[str, str] = {}
+    """What the vendor did when a message came that answers no request, by the client's word for it."""
+    yardstick: str
+    """What a cancel for each order at that pace is, in words."""
 
-    def __init__(self, plan: Plan, listen: TelemetryHook) -> None: ...
+    def __init__(self, plan: Plan, listen: TelemetryHook) -> None:
+        self.pace = self.pace if plan.pace is None else plan.pace
+        self._plan = plan
+        self._listen = listen
+        self._random = random.Random(plan.seed)
+        self._elsewhere: dict[str, str] = {}
+        """What else happened to an order than the client's cancels."""
+        self._busy = 0
+        """So many orders, the first ones, meet enough accidents: others end early."""
+        self._script: Sequence[Accident] = self._accidents() if plan.faults else ()
+        self._simulator = self._simulate()
+        self._gateway: G | None = None
 
     @property
-    def gateway(self) -> OrderGateway:
-        """What cancels."""
+    def gateway(self) -> G:
+        """What cancels; known once the stage is open."""
+        assert self._gateway is not None, "the stage has not been opened"
+        return self._gateway
 
-    async def open_orders(self) -> list[str]:
-        """Create the orders by the gateway's own call, and let some of them end before they are canceled."""
-
-    def conduct(self, call: str, number: int) -> Conduct:
-        """What the vendor did with the ``number``-th request (from 0) to one of its calls."""
-
-    def record(self, order: str) -> Record | None:
-        """The vendor's own record of an order; None if it knows no such order."""
-
-    def refused_for_pace(self) -> int:
-        """How many requests came too early for the vendor's meter."""
-
-    async def __aenter__(self) -> Self: ...
+    async def __aenter__(self) -> Self:
+        await self._simulator.start()
+        self._simulator.faults.add(*(accident.fault for accident in self._script))
+        self._gateway = self._connect()
+        return self
 
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.gateway.aclose()
+            await self._simulator.aclose()
+
+    async def open_orders(self) -> list[str]:
+        """Create the orders, and let some of them end before they are canceled."""
+        orders = await self._create(self._plan.orders)
+        number_early = -(-len(orders) // 6)
+        quiet = orders[self._busy :]
+        early = self._random.sample(quiet if len(quiet) >= number_early else orders, number_early)
+        for number, order in enumerate(early):
+            self._end_elsewhere(number, order)
+        return orders
+
+    def refused_for_pace(self) -> int:
+        """How many requests came too early for the vendor's meter; a scripted 429 is none of them."""
+        return self._simulator.rejections
+
+    def facts(self) -> list[Fact]:
+        """What else is worth telling in the end."""
+        return []
+
+    @abstractmethod
+    def conduct(self, call: str, number: int) -> Conduct:
+        """What the vendor did so far with the ``number``-th request (from 0) that left for one of its calls."""
+
+    @abstractmethod
+    def record(self, order: str) -> Record | None:
+        """The vendor's own record of an order; None if it knows no such order."""
+
+    @abstractmethod
+    def _simulate(self) -> S:
+        """Make the simulator, at the stage's pace."""
+
+    @abstractmethod
+    def _connect(self) -> G:
+        """Make the gateway to the running simulator."""
+
+    @abstractmethod
+    def _accidents(self) -> Sequence[Accident]:
+        """What befalls the requests, in this order."""
+
+    @abstractmethod
+    async def _create(self, number: int) -> list[str]:
+        """Create so many orders."""
+
+    @abstractmethod
+    def _end_elsewhere(self, number: int, order: str) -> None:
+        """Let the ``number``-th (from 0) of the early ones meet its fate."""
+
+    def _befell(self, fault: Fault) -> Conduct:
+        """What the script says about a fault."""
+        return next(accident.conduct for accident in self._script if accident.fault == fault)
 
 
 # --- what the telemetry hook tells ----------------------------------------------------------------
 
 
 class Line(NamedTuple):
-    """One request, from both ends.
+    """One request, or something else that happened to a connection, from both ends.
 
     Attributes:
         at: seconds since the beginning.
-        call: the vendor's call.
+        call: the vendor's call, or ``"socket"``.
         orders: how many orders the request was about; 0 where that is not known.
         saw: what came back to the client.
         did: what the vendor did.
@@ -167,8 +304,9 @@ class Progress:
         outcomes: how many orders ended in each outcome, by its name.
         on_wire: orders in requests under way.
         queued, under_way, answered, lost: requests.
-        lines: the requests that have ended, in order.
+        lines: the requests that have ended, and what else happened, in order.
         conduct: asked what the vendor did with a request (`Stage.conduct`).
+        strays: what the vendor did when a message came that answers no request (`Stage.strays`).
     """
 
     def __init__(self, total: int) -> None:
@@ -177,6 +315,7 @@ class Progress:
         self.on_wire = self.queued = self.under_way = self.answered = self.lost = 0
         self.lines: list[Line] = []
         self.conduct: Callable[[str, int], Conduct] = lambda call, number: Conduct("")
+        self.strays: Mapping[str, str] = {}
         self._started = time.monotonic()
         self._sent: Counter[str] = Counter()
         self._numbers: dict[int, int] = {}
@@ -221,6 +360,14 @@ class Progress:
                 self.lines[-1] = last._replace(saw=f"{last.saw}, wait {seconds:.3g} s")
             case OutcomeReached(outcome=outcome):
                 self.outcomes[type(outcome).__name__] += 1
+            case Connected(connections=number):
+                self._note("open" if number == 1 else "open again", Conduct(""))
+            case Disconnected(reason=reason, pending=pending) if self.settled < self.total:
+                self._note(f"lost, {pending} in flight", Conduct(reason, is_usual=False))
+            case Stray(kind=kind):
+                self._note(
+                    f"stray message: {kind}", Conduct(self.strays.get(kind, ""), is_usual=False)
+                )
             case _:
                 pass
 
@@ -238,6 +385,9 @@ class Progress:
         did = self.conduct(event.endpoint, number)
         self.lines.append(Line(self.elapsed, event.endpoint, event.orders, saw, did))
 
+    def _note(self, saw: str, did: Conduct) -> None:
+        self.lines.append(Line(self.elapsed, "socket", 0, saw, did))
+
 
 # --- the judge ------------------------------------------------------------------------------------
 
@@ -249,13 +399,15 @@ def is_true(outcome: CancelOutcome, record: Record | None) -> bool:
     if record is None or isinstance(outcome, NotFound):
         return record is None and isinstance(outcome, NotFound)
     match outcome:
-        case Canceled(executed=executed):
-            return record.state is OrderState.CANCELED and executed in (None, record.executed)
-        case AlreadyClosed(state=OrderState.CLOSED, executed=executed):
-            closed_before = record.state.is_closed and not record.ours
-            return closed_before and executed in (None, record.executed)
+        case Canceled(executed=executed, remaining=remaining):
+            amounts_agree = executed in (None, record.executed) and remaining in (
+                None,
+                record.remaining,
+            )
+            return record.state is OrderState.CANCELED and amounts_agree
         case AlreadyClosed(state=state, executed=executed):
-            closed_so_before = record.state is state and not record.ours
+            unspecific = state is OrderState.CLOSED and record.state.is_closed
+            closed_so_before = (unspecific or record.state is state) and not record.ours
             return closed_so_before and executed in (None, record.executed)
         case Refused() | TooEarly():
             return record.asked and record.state.is_open
@@ -286,7 +438,9 @@ class Report(NamedTuple):
         reads: requests that read orders back.
         elapsed: seconds from the first cancel to the last outcome.
         pace: seconds that one cancel takes at the vendor's limit.
+        yardstick: what one cancel for each order is, in words.
         refused_for_pace: requests that came too early for the vendor's meter.
+        facts: what else is worth telling.
     """
 
     rows: Sequence[Row]
@@ -294,7 +448,9 @@ class Report(NamedTuple):
     reads: int
     elapsed: float
     pace: float
+    yardstick: str
     refused_for_pace: int
+    facts: Sequence[Fact] = ()
 
     @property
     def lies(self) -> int:
@@ -318,9 +474,9 @@ PATIENCE = 180.0
 """Seconds after which a cancel ends with what it knows."""
 
 
-async def perform(stage: Stage, progress: Progress) -> Report:
+async def perform(stage: Stage[Any, Any], progress: Progress) -> Report:
     """Create the orders on an open stage, cancel them all, and compare every outcome with the vendor's record."""
-    progress.conduct = stage.conduct
+    progress.conduct, progress.strays = stage.conduct, stage.strays
     orders = await stage.open_orders()
     before, started = Counter(progress.sent), progress.elapsed
     outcomes = await cancel_all(stage.gateway, orders)
@@ -333,7 +489,9 @@ async def perform(stage: Stage, progress: Progress) -> Report:
         reads=sent.total(),
         elapsed=elapsed,
         pace=stage.pace,
+        yardstick=stage.yardstick,
         refused_for_pace=stage.refused_for_pace(),
+        facts=stage.facts(),
     )
 
 

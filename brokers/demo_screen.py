@@ -7,7 +7,7 @@ plain text, without colors and without the strip. Streams that are not UTF-8 get
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio
 from rich.console import Console, Group
@@ -15,9 +15,9 @@ from rich.live import Live
 from rich.padding import Padding
 from rich.text import Text
 
-from tronsave_async import AlreadyClosed, Evidence, Unknown
+from tronsave_async import AlreadyClosed, Canceled, Evidence, OrderState, Unknown
 
-from .demo import perform
+from .demo import counted, perform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Sequence
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
     from tronsave_async import CancelOutcome
 
-    from .demo import Plan, Progress, Report, Row, Stage
+    from .demo import Plan, Progress, Record, Report, Row, Stage
 
 __all__ = ["Glyphs", "Screen", "open_console", "show"]
 
-ROOMY: Final = 108
-"""Columns from which whole ids fit, and what happened to an order."""
 TICK: Final = 0.1
 """Seconds between two pictures."""
 MARGIN: Final = "  "
+SHORT: Final = 10
+"""Columns for the vendor's word where there is little room."""
 
 HUES: Final = {
     "Canceled": "green",
@@ -101,13 +101,12 @@ class Screen:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._glyphs = ASCII if console.options.ascii_only else Glyphs()
-        self._is_roomy = not console.is_terminal or console.width >= ROOMY
         self._shown = 0
 
-    def heading(self, plan: Plan, stage: Stage) -> None:
+    def heading(self, plan: Plan, stage: Stage[Any, Any]) -> None:
         """Say what is going to be shown."""
         faults = "faults on" if plan.faults else "faults off"
-        terms = [_counted(plan.orders, "order"), stage.terms, faults, f"seed {plan.seed}"]
+        terms = [counted(plan.orders, "order"), stage.terms, faults, f"seed {plan.seed}"]
         self._print(
             Text(),
             Text(f"{stage.vendor}, simulated on this machine", style="bold"),
@@ -183,33 +182,50 @@ class Screen:
         return Text(f"{clock} {self._glyphs.dot} requests: {', '.join(counts)}", style="dim")
 
     def _table(self, report: Report) -> list[Text]:
-        """One row for each order, in the order in which they were settled."""
-        record = "vendor's record" if self._is_roomy else "record"
+        """One row for each order, in the order in which they were settled: as much as fits on a terminal."""
+        rows = self._rows(report, is_whole=True, has_story=True)
+        for has_story in (True, False):
+            if (
+                not self._console.is_terminal
+                or rows[0].cell_len + len(MARGIN) < self._console.width
+            ):
+                break
+            rows = self._rows(report, is_whole=False, has_story=has_story)
+        return rows
+
+    def _rows(self, report: Report, *, is_whole: bool, has_story: bool) -> list[Text]:
+        """The rows, with whole ids or not, and with what happened to an order or without."""
+        record = "vendor's record" if has_story else "record"
         names = ["order", "outcome", "proof", "tries", "time", record, "true"]
         heads = [Text(name, style="dim") for name in names]
-        return _aligned([heads, *map(self._cells, report.settled_first)], right={3, 4})
+        rows = [self._cells(row, is_whole, has_story) for row in report.settled_first]
+        return _aligned([heads, *rows], right={3, 4})
 
-    def _cells(self, row: Row) -> list[Text]:
+    def _cells(self, row: Row, is_whole: bool, has_story: bool) -> list[Text]:
         outcome = row.outcome
         name = str(outcome.order)
-        if not self._is_roomy:
-            name = f"{self._glyphs.cut}{name[-6:]}"
         return [
-            Text(name),
+            Text(name if is_whole else f"{self._glyphs.cut}{name[-6:]}"),
             Text(_label(outcome), style=HUES[type(outcome).__name__]),
             Text(PROOFS[outcome.evidence]),
             Text(str(outcome.attempts)),
             Text(f"{outcome.elapsed:.1f} s"),
-            self._record(row),
+            self._record(row.record, has_story),
             self._mark(row),
         ]
 
-    def _record(self, row: Row) -> Text:
-        if row.record is None:
+    def _record(self, record: Record | None, has_story: bool) -> Text:
+        """The vendor's word; where there is room, also how it came to that."""
+        if record is None:
             return Text("no order")
-        text = Text(row.record.word)
-        if self._is_roomy and row.record.how:
-            text.append(f" {row.record.how}", style="dim")
+        if not has_story:
+            whole, cut = record.word, self._glyphs.cut
+            return Text(whole if len(whole) <= SHORT else f"{whole[: SHORT - len(cut)]}{cut}")
+        text = Text(record.word)
+        if record.executed and record.state is OrderState.CANCELED:
+            text.append(f", {record.executed:f} filled")
+        if record.how:
+            text.append(f" {record.how}", style="dim")
         return text
 
     def _mark(self, row: Row) -> Text:
@@ -222,15 +238,16 @@ class Screen:
     def _cost(self, report: Report) -> list[Text]:
         """What this run cost, and what one cancel after the other would have cost."""
         number, alone = len(report.rows), len(report.rows) * report.pace
-        requests = f"{_counted(report.cancels, 'cancel')} + {_counted(report.reads, 'read-back')}"
-        seconds = f"{number} {self._glyphs.times} {report.pace:g} s, without any faults"
+        requests = f"{counted(report.cancels, 'cancel')} + {counted(report.reads, 'read-back')}"
+        seconds = f"{number} {self._glyphs.times} {report.pace:.3g} s, without any faults"
         rows = [
-            ["", "this run", "one by one, computed", ""],
+            ["", "this run", f"{report.yardstick}, computed", ""],
             ["requests", str(report.cancels + report.reads), str(number), requests],
             ["time", f"{report.elapsed:.1f} s", f"{alone:.1f} s", seconds],
         ]
         if report.refused_for_pace:
             rows.append(["too early", str(report.refused_for_pace), "", "refused by the meter"])
+        rows += [[fact.name, fact.number, "", fact.words] for fact in report.facts]
         hues = ["dim", "bold", "", "dim"]
         cells = [[Text(t, hue) for t, hue in zip(row, hues, strict=True)] for row in rows[1:]]
         return _aligned([[Text(text, "dim") for text in rows[0]], *cells], right={1, 2})
@@ -243,14 +260,14 @@ class Screen:
 
     def _truth(self, report: Report) -> Text:
         mark, hue = (self._glyphs.lie, "red") if report.lies else (self._glyphs.true, "green")
-        outcomes = _counted(len(report.rows), "outcome")
-        text = Text(f"{mark} {outcomes}, {_counted(report.lies, 'lie')}", style=f"bold {hue}")
+        outcomes = counted(len(report.rows), "outcome")
+        text = Text(f"{mark} {outcomes}, {counted(report.lies, 'lie')}", style=f"bold {hue}")
         return text.append(
             "  each compared with the vendor's own record", style="not bold dim default"
         )
 
 
-async def show(stage: Stage, plan: Plan, progress: Progress, screen: Screen) -> Report:
+async def show(stage: Stage[Any, Any], plan: Plan, progress: Progress, screen: Screen) -> Report:
     """Perform the demo on a stage, and draw it."""
     screen.heading(plan, stage)
     async with stage:
@@ -278,19 +295,20 @@ def _in_order(source: Progress | Report) -> list[tuple[str, int]]:
 def _label(outcome: CancelOutcome) -> str:
     if isinstance(outcome, AlreadyClosed):
         return f"AlreadyClosed {outcome.state.value}"
+    if isinstance(outcome, Canceled) and outcome.executed:
+        return f"Canceled, {outcome.executed:f} filled"
     return type(outcome).__name__
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
+CALL_AND_ORDERS: Final = 15
+"""Columns that they share: of the longest calls it is not known how many orders they are about."""
 BOTH_ENDS: Final = 25
 """Where the part of a request's line begins that says what both ends saw."""
 
 
 def _in_columns(time: str, call: str, orders: str, saw: str, did: str, *, style: str = "") -> Text:
-    return Text(f"{time:>6}  {call:<7}  {orders:>6}  {saw:<24}  {did}", style=style)
+    room = CALL_AND_ORDERS - len(call)
+    return Text(f"{time:>6}  {call}{orders:>{room}}  {saw:<24}  {did}", style=style)
 
 
 def _aligned(rows: Sequence[Sequence[Text]], *, right: Container[int]) -> list[Text]:

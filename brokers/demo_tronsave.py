@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import random
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-import anyio
+from typing import TYPE_CHECKING, Final
 
 from tronsave_async import OrderState, RateLimit, Sent
 from tronsave_async import sandbox as accidents
 
-from .demo import Conduct, Plan, Record
+from .demo import PROCESSED, Accident, Conduct, Plan, Record, Stage, accident, counted
 from .tronsave import TronSaveGateway
 from .tronsave.sandbox import OrderState as BookState
 from .tronsave.sandbox import SandboxOrder, TronSaveSandbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
-    from typing import Self
 
     from tronsave_async import Event, TelemetryHook
-    from tronsave_async.sandbox import Fault, RecordedRequest
+    from tronsave_async.sandbox import RecordedRequest
 
-__all__ = ["Accident", "TronSaveStage", "accidents_of_cancels", "accidents_of_reads"]
-
-PACE: Final = 2.0
-"""Seconds: every page of Fast Charge documents one request per two seconds."""
-MARGIN: Final = 0.075
-"""Seconds that the client leaves to the network, as by default."""
-JITTER: Final = 0.05
-"""Seconds that a request or a reply travels at most."""
+__all__ = ["TronSaveStage", "accidents_of_cancels", "accidents_of_reads"]
 
 AMOUNT: Final = 65_000
 MAX_PRICE: Final = 70
@@ -46,16 +34,6 @@ _STATES: Final = {
 }
 
 
-class Accident(NamedTuple):
-    """Something that befalls one request, and what the vendor did with it."""
-
-    fault: Fault
-    conduct: Conduct
-
-
-PROCESSED: Final = Conduct("processed")
-
-
 def accidents_of_cancels(pace: float) -> list[Accident]:
     """What befalls the cancels; some are spared."""
     spared = Accident(accidents.Fault(endpoint="cancel"), PROCESSED)
@@ -64,15 +42,15 @@ def accidents_of_cancels(pace: float) -> list[Accident]:
     return [
         spared,
         spared,
-        _accident(accidents.drop_after("cancel"), "processed; reply lost"),
-        _accident(accidents.drop_before("cancel"), "nothing: the line broke"),
-        _accident(accidents.server_error("cancel", status=503), "nothing: out of service"),
-        _accident(accidents.html_page("cancel", processed=True), "processed; proxy sent HTML"),
-        _accident(
+        accident(accidents.drop_after("cancel"), "processed; reply lost"),
+        accident(accidents.drop_before("cancel"), "nothing: the line broke"),
+        accident(accidents.server_error("cancel", status=503), "nothing: out of service"),
+        accident(accidents.html_page("cancel", processed=True), "processed; proxy sent HTML"),
+        accident(
             accidents.replaced("cancel", status=200, body=silence, processed=True),
             "processed; named no order",
         ),
-        _accident(
+        accident(
             accidents.rate_limited("cancel", retry_after=busy), f"nothing: busy for {busy:.3g} s"
         ),
     ]
@@ -82,100 +60,65 @@ def accidents_of_reads() -> list[Accident]:
     """What befalls the requests that read orders back."""
     return [
         Accident(accidents.Fault(endpoint="track"), PROCESSED),
-        _accident(accidents.truncated("track"), "broke off halfway"),
+        accident(accidents.truncated("track"), "broke off halfway"),
     ]
 
 
-def _accident(fault: Fault, words: str) -> Accident:
-    return Accident(fault, Conduct(words, is_usual=False))
-
-
-class TronSaveStage:
-    """The sandbox with the documented limits, and a gateway to it.
-
-    Args:
-        plan: what is asked for.
-        listen: hears the gateway's telemetry.
-    """
+class TronSaveStage(Stage[TronSaveSandbox, TronSaveGateway]):
+    """The sandbox with the documented limits, and a gateway to it."""
 
     vendor = "TronSave Fast Charge"
+    usual_orders = 60
+    pace = 2.0  # every page of Fast Charge documents one request per two seconds
+    yardstick = "one by one"
 
     def __init__(self, plan: Plan, listen: TelemetryHook) -> None:
-        self.pace = plan.pace if plan.pace is not None else PACE
+        super().__init__(plan, listen)
         self.terms = f"strict limit of 1 request per {self.pace:g} s and call"
-        self._plan = plan
-        self._listen = listen
-        self._random = random.Random(plan.seed)
         self._batch = min(50, -(-plan.orders // 5))
         self._races = 1 + plan.orders // 10
-        self._elsewhere: dict[str, str] = {}
-        self._script = self._accidents() if plan.faults else []
-        self._sandbox = TronSaveSandbox(
-            window=self.pace, jitter=JITTER, seed=plan.seed, balance=BALANCE
+
+    def _simulate(self) -> TronSaveSandbox:
+        return TronSaveSandbox(
+            window=self.pace, jitter=self.jitter, seed=self._plan.seed, balance=BALANCE
         )
-        self._gateway: TronSaveGateway | None = None
 
-    @property
-    def gateway(self) -> TronSaveGateway:
-        """The gateway; known once the stage is open."""
-        assert self._gateway is not None, "the stage has not been opened"
-        return self._gateway
-
-    async def __aenter__(self) -> Self:
-        await self._sandbox.start()
-        self._sandbox.faults.add(*(accident.fault for accident in self._script))
-        self._gateway = TronSaveGateway(
+    def _connect(self) -> TronSaveGateway:
+        return TronSaveGateway(
             "sandbox-key",
-            base_url=self._sandbox.url,
-            rate_limit=RateLimit(requests=1, per=self.pace, margin=MARGIN),
+            base_url=self._simulator.url,
+            rate_limit=RateLimit(requests=1, per=self.pace, margin=self.margin),
             max_ids=self._batch,
             telemetry=self._hear,
         )
-        return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        with anyio.CancelScope(shield=True):
-            await self.gateway.aclose()
-            await self._sandbox.aclose()
-
-    async def open_orders(self) -> list[str]:
-        """Create the orders by one call; a few are matched, expire, or are canceled on the website."""
-        receivers = [f"T{number:033d}" for number in range(self._plan.orders)]
-        orders = await self.gateway.create(
-            receivers=receivers,
+    async def _create(self, number: int) -> list[str]:
+        """All by one call."""
+        return await self.gateway.create(
+            receivers=[f"T{each:033d}" for each in range(number)],
             amount=AMOUNT,
             max_price_accept=MAX_PRICE,
             duration_sec=900,
             deadline=300,
         )
-        early = self._random.sample(orders, -(-len(orders) // 6))
-        for number, order in enumerate(early):
-            self._end_elsewhere(number, order)
-        return orders
 
     def conduct(self, call: str, number: int) -> Conduct:
         """What the vendor did with a request, from its own record of requests."""
-        arrived = self._sandbox.requests_to(call)
+        arrived = self._simulator.requests_to(call)
         if number >= len(arrived):
             return Conduct("nothing: it never arrived", is_usual=False)
         request = arrived[number]
         if request.fault is not None:
-            return next(a.conduct for a in self._script if a.fault == request.fault)
+            return self._befell(request.fault)
         if not request.processed:
             return Conduct(f"nothing: {request.status}, too early", is_usual=False)
         if call == "create":
-            number = len(request.body["receivers"])
-            return Conduct(f"created {number} {'order' if number == 1 else 'orders'}")
+            return Conduct(f"created {counted(len(request.body['receivers']), 'order')}")
         return PROCESSED
 
     def record(self, order: str) -> Record | None:
         """An order as the sandbox's book has it."""
-        entry = self._sandbox.orders.get(order)
+        entry = self._simulator.orders.get(order)
         if entry is None:
             return None
         elsewhere = self._elsewhere.get(order, "")
@@ -184,15 +127,12 @@ class TronSaveStage:
             word=entry.state.value,
             how=elsewhere,
             executed=_filled(entry),
+            remaining=entry.amount - _filled(entry),
             ours=entry.state is BookState.CANCELED and not elsewhere,
-            asked=any(order in _ids(request) for request in self._sandbox.requests_to("cancel")),
+            asked=any(order in _ids(request) for request in self._simulator.requests_to("cancel")),
         )
 
-    def refused_for_pace(self) -> int:
-        """How many requests the sandbox's meter rejected; the scripted 429 is none of them."""
-        return self._sandbox.rejections
-
-    def _accidents(self) -> list[Accident]:
+    def _accidents(self) -> Sequence[Accident]:
         script = accidents_of_cancels(self.pace)
         self._random.shuffle(script)
         return [*script, *accidents_of_reads()]
@@ -200,7 +140,7 @@ class TronSaveStage:
     def _hear(self, event: Event, /) -> None:
         """In the moment in which a cancel leaves, the market takes one of the orders: that is the race."""
         if isinstance(event, Sent) and event.endpoint == "cancel" and self._races:
-            book = self._sandbox.orders
+            book = self._simulator.orders
             pending = [order for order in book if book[order].state is BookState.PENDING]
             if len(pending) > 1:
                 self._races -= 1
@@ -210,16 +150,16 @@ class TronSaveStage:
     def _end_elsewhere(self, number: int, order: str) -> None:
         if number % 4 == 1:
             self._elsewhere[order] = "at its deadline"
-            self._sandbox.expire(order)
+            self._simulator.expire(order)
         elif number % 4 == 3:
             self._elsewhere[order] = "on the website"
-            self._sandbox.cancel_behind_back(order)
+            self._simulator.cancel_behind_back(order)
         else:
             self._match(order, "beforehand")
 
     def _match(self, order: str, when: str) -> None:
         self._elsewhere[order] = when
-        self._sandbox.match(order)
+        self._simulator.match(order)
 
 
 def _ids(request: RecordedRequest) -> Sequence[str]:

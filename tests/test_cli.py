@@ -7,13 +7,15 @@ import re
 import signal
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from brokers import cli
-from brokers.demo import Record
+from brokers.demo import Plan, Record, Report, Stage
+from brokers.demo_ripio import RipioStage
 from brokers.demo_tronsave import TronSaveStage
 from tronsave_async import OrderState, __version__
 
@@ -90,21 +92,88 @@ def test_a_stream_that_is_not_utf_8() -> None:
     assert "ok 6 outcomes, 0 lies" in result.stdout
 
 
+def test_the_demo_of_the_exchange() -> None:
+    """The other vendor, by its name: its own limits, its own ids, and its socket."""
+    result = run("demo", "ripio", "--orders", "12", "--pace", "0.1")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "3 requests per 0.3 s, socket and REST · faults on" in result.stdout
+    assert (
+        len(
+            re.findall(
+                r"^  [0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12}  .* ✓$", result.stdout, re.M
+            )
+        )
+        == 12
+    )
+    assert "nothing: signed 20 s ago" in result.stdout
+    assert re.search(r"socket +lost, \d in flight +connection broken", result.stdout)
+    assert "12 outcomes, 0 lies" in result.stdout
+
+
+def test_the_demo_of_the_exchange_without_faults() -> None:
+    """Nothing is lost, and the clocks agree."""
+    result = run("demo", "ripio", "--orders", "6", "--pace", "0.05", "--no-faults")
+    assert result.returncode == 0
+    assert "faults off" in result.stdout
+    assert not re.search("no reply|lost|stray|signed 20 s ago", result.stdout)
+
+
+@pytest.mark.parametrize(("vendor", "other"), [("tronsave", "ripio"), ("ripio", "tronsave")])
+def test_only_the_vendor_that_is_shown_is_loaded(vendor: str, other: str) -> None:
+    """The other's modules are not even imported."""
+    arguments = ["tronsave-async", "demo", vendor, "--orders", "1", "--pace", "0.05"]
+    code = (
+        f"import sys; sys.argv = {arguments}; from brokers.cli import main; code = main(); "
+        f"sys.exit(code or any(name.startswith('brokers.{other}') for name in sys.modules))"
+    )
+    assert python(code).returncode == 0
+
+
+@pytest.mark.parametrize(("vendor", "orders"), [([], 60), (["tronsave"], 60), (["ripio"], 36)])
+def test_each_vendor_has_its_usual_number_of_orders(
+    vendor: list[str], orders: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TronSave is the default; what is asked for comes first."""
+    shown: list[tuple[str, int]] = []
+
+    async def show(stage: Stage[Any, Any], plan: Plan, *_: object) -> Report:
+        shown.append((stage.vendor.split()[0].lower(), plan.orders))
+        return Report((), 0, 0, 0.0, stage.pace, stage.yardstick, 0)
+
+    monkeypatch.setattr("brokers.demo_screen.show", show)
+    assert call(monkeypatch, "demo", *vendor) == 0
+    assert call(monkeypatch, "demo", *vendor, "--orders", "5") == 0
+    name = vendor[0] if vendor else "tronsave"
+    assert shown == [(name, orders), (name, 5)]
+
+
+def test_an_unknown_vendor_is_explained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the names of those that are known."""
+    assert call(monkeypatch, "demo", "binance") == 2
+    assert "'binance' is not one of 'tronsave', 'ripio'" in capsys.readouterr().err
+
+
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Call the entry point in this process."""
     monkeypatch.setattr(sys, "argv", ["tronsave-async", *arguments])
     return cli.main()
 
 
-def test_a_lie_is_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stage_of", [TronSaveStage, RipioStage])
+def test_a_lie_is_the_exit_code(
+    stage_of: type[Stage[Any, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If the vendor's record contradicted the outcomes, the command would fail."""
 
-    def contradict(stage: TronSaveStage, order: str) -> Record:
-        open_after_all = OrderState.OPEN
-        return Record(open_after_all, "pending", "", executed=0, ours=False, asked=True)  # type: ignore[arg-type]
+    def contradict(stage: Stage[Any, Any], order: str) -> Record:
+        none = Decimal(0)
+        return Record(OrderState.OPEN, "pending", "", none, none, ours=False, asked=True)
 
-    monkeypatch.setattr(TronSaveStage, "record", contradict)
-    assert call(monkeypatch, *QUICK) == 1
+    monkeypatch.setattr(stage_of, "record", contradict)
+    vendor = "ripio" if stage_of is RipioStage else "tronsave"
+    assert call(monkeypatch, "demo", vendor, *QUICK[1:]) == 1
 
 
 # --- how it ends early ----------------------------------------------------------------------------

@@ -189,6 +189,19 @@ async def test_a_late_success_ends_the_doubt() -> None:
         assert gateway._socket.strays["late"] == 1
 
 
+async def test_a_late_success_calls_off_a_repeat_that_waits_for_its_permit() -> None:
+    """The repeat would have to wait for half a minute, and tells nothing new: the outcome comes with the late reply."""
+    limit = RateLimit(1, per=30.0)
+    async with vendor(gateway_request_timeout=0.02, gateway_rate_limit=limit) as (sandbox, gateway):
+        [order] = placed(sandbox, 1)
+        sandbox.faults.add(faults.late("cancel", delay=0.04))
+        outcome = await gateway.cancel(order)
+        assert isinstance(outcome, Canceled)
+        assert (outcome.code, outcome.message) == (None, None)
+        assert len(sandbox.requests_to("cancel")) == 1
+        assert lie(sandbox, outcome) is None
+
+
 @pytest.mark.parametrize("name", [None, "both"])
 async def test_an_order_has_exactly_one_name(name: str | None) -> None:
     """Both ids or none are refused before anything is sent."""

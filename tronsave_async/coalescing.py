@@ -245,6 +245,17 @@ class Batcher(Generic[K, R]):
         if not self.waiting:
             self._retire_flushers()
 
+    def call_off(self, key: K) -> None:
+        """What a waiting request for ``key`` would bring is known from elsewhere: deliver a failure in its place."""
+        slot = next((lane.pop(key) for lane in self._waiting.values() if key in lane), None)
+        if slot is None:
+            return
+        if not self.waiting:
+            self._retire_flushers()
+        exchange = self._open_exchange(1)
+        exchange.lost("not needed any more")
+        slot.deliver(exchange, None, _failure(exchange, "not needed any more"))
+
     def revoke_if_unwanted(self, batch: _Batch[K, R]) -> bool:
         """True if nobody wants the request any more and it will never leave (internal to the tickets)."""
         if any(slot.tickets for slot in batch.slots) or not batch.exchange.revoke():

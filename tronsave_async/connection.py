@@ -58,7 +58,11 @@ async def dial(host: str, port: int) -> socket.socket:
         while addresses or tries:
             if addresses:
                 family, kind, proto, _, address = addresses.pop(0)
-                own = socket.socket(family, kind, proto)
+                try:
+                    own = socket.socket(family, kind, proto)
+                except OSError as error:  # the system lacks the family, or descriptors
+                    errors.append(error)
+                    continue
                 own.setblocking(False)
                 tries[loop.create_task(loop.sock_connect(own, address))] = own
             head_start = HEAD_START if addresses else None
@@ -66,9 +70,9 @@ async def dial(host: str, port: int) -> socket.socket:
                 tries, timeout=head_start, return_when=asyncio.FIRST_COMPLETED
             )
             for task in done:
-                if (error := task.exception()) is None:
+                if (failure := task.exception()) is None:
                     return tries.pop(task)
-                errors.append(error)
+                errors.append(failure)
                 tries.pop(task).close()
         raise errors[0]
     finally:
@@ -278,6 +282,7 @@ class Connection(asyncio.Protocol):
             self._watch.cancel()
         if not self.opened.done():
             self.opened.set_exception(self._core.handshake_exc or ConnectionError(reason))
+            self.opened.exception()  # whoever waits may have gone
         self._owner.lost(self, reason)
         if self._transport is not None:
             self.write()

@@ -196,8 +196,13 @@ class Dispatcher:
         self._read_back = read_back
 
     def resolve(self, name: tuple[str | None, str | None], verdict: Verdict) -> None:
-        """What a cancel request said about the order, heard or not by those who asked: it may end a doubt."""
-        self._doubts.resolve(name, verdict)
+        """What a cancel request said about the order, heard or not by those who asked: it may end a doubt, and then
+        another request for it need not wait for its permit any more."""
+        if self._doubts.resolve(name, verdict):
+            assert self._cancels is not None, "it was asked for"
+            assert self._key is not None, "set together with the batcher"
+            order_id, client_id = name
+            self._cancels.call_off(self._key(OrderRef(id=order_id, client_id=client_id)))
 
     def exhausted(self, endpoint: str) -> None:
         """The vendor says that the day's quota is used up: what is counted against it is not sent any more."""
@@ -469,6 +474,9 @@ class Dispatcher:
         case.queue_time += exchange.queue_time(joined_at)
         case.wire_time += exchange.wire_time
         case.was_divided(delivery.divided)
+        case.consult(clock())
+        if case.outcome is not None:
+            return Step.DONE
         if failure is None:
             return case.answered(delivery.value or _SILENT, clock())
         if self._closing.is_set():

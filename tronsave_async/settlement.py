@@ -174,11 +174,13 @@ class Doubts:
         if len(self._orders) > REMEMBERED:
             self._orders.popitem(last=False)
 
-    def resolve(self, name: tuple[str | None, str | None], verdict: Verdict) -> None:
+    def resolve(self, name: tuple[str | None, str | None], verdict: Verdict) -> bool:
         """The answer to a request came after its caller went, or after it was given up. Only the success of a cancel
-        proves something about an order in doubt; of an order that is not, nobody needs it."""
-        if name in self._orders and verdict.meaning is Meaning.CANCELED:
+        proves something about an order in doubt; of an order that is not, nobody needs it. True if it proves."""
+        proves = name in self._orders and verdict.meaning is Meaning.CANCELED
+        if proves:
             self._orders[name] = verdict
+        return proves
 
     def proof(self, order: OrderRef) -> Verdict | None:
         """The late answer that proves an order in doubt dead, or None."""
@@ -394,7 +396,7 @@ class Case:
     def consult(self, now: float) -> None:
         """Take the proof that a late answer brought, if there is one."""
         if self.outcome is None and (proof := self._doubts.proof(self.order)) is not None:
-            self._quote(proof.code, proof.message)
+            self._code, self._message = proof.code, proof.message
             self._canceled(Evidence.REPLY, proof.executed, proof.remaining, now)
 
     def give_up(self, reason: str, now: float) -> None:

@@ -639,7 +639,8 @@ class RipioGateway(Adapter):
         except GatewayError:
             pass
         finally:
-            self._renewal = None
+            if rejected:
+                self._renewal = None
 
     async def _server_time(self, exchange: Exchange, *, rejected: bool) -> int:
         sending = self._http.send(

@@ -49,12 +49,12 @@ import math
 import random
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Context, Decimal
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import msgspec
@@ -67,7 +67,6 @@ from tronsave_async.sandbox import (
     HttpRequest,
     LoopbackServer,
     Processing,
-    RecordedRequest,
     Reply,
     RequestLog,
     Serve,
@@ -82,10 +81,10 @@ from tronsave_async.sandbox_socket import (
     SocketReply,
     SocketRequest,
 )
+from tronsave_async.simulator import Simulator
 
 if TYPE_CHECKING:
     import ssl
-    from types import TracebackType
 
 __all__ = [
     "ENDPOINTS",
@@ -835,7 +834,7 @@ def _wall_clock() -> datetime:
 # --- the vendor -----------------------------------------------------------------------------------
 
 
-class RipioSandbox:
+class RipioSandbox(Simulator):
     """
     Ripio Trade's WebSocket API and REST API, each on a port of 127.0.0.1, with one order book.
 
@@ -935,35 +934,12 @@ class RipioSandbox:
             )
 
         self._ws, self._rest = server(self._sockets.upgrade), server(None)
-
-    async def start(self) -> None:
-        """Listen on two free ports of 127.0.0.1; after `aclose`, on the same ports again."""
-        await self._ws.start()
-        try:
-            await self._rest.start()
-        except BaseException:
-            await self._ws.aclose()
-            raise
+        super().__init__(self._log, [self._ws, self._rest], window=window)
 
     async def aclose(self) -> None:
         """Abort all connections, hung requests too, and stop listening. The record is kept."""
         self._sockets.end()
-        try:
-            await self._ws.aclose()
-        finally:
-            await self._rest.aclose()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
+        await super().aclose()
 
     # What a test looks at.
 
@@ -986,28 +962,6 @@ class RipioSandbox:
     def funds(self) -> Mapping[str, Decimal] | None:
         """What is available by currency, if that matters."""
         return self._funds
-
-    @property
-    def requests(self) -> Sequence[RecordedRequest]:
-        """Every request and message that arrived, in order: a live view of frozen records."""
-        return self._log
-
-    def requests_to(self, endpoint: str) -> Sequence[RecordedRequest]:
-        """Return the requests to one endpoint so far."""
-        return self._log.to(endpoint)
-
-    async def arrived(self, count: int, endpoint: str | None = None) -> None:
-        """Wait until `count` requests have arrived in all, at one endpoint or (None) any."""
-        await self._log.until(count, endpoint)
-
-    def peak_in_window(self, endpoint: str | None = None) -> int:
-        """Return the most requests that arrived with the token within any window."""
-        return self._log.peak(endpoint, self._window)
-
-    @property
-    def connections(self) -> int:
-        """How many TCP connections were accepted, on both ports."""
-        return self._ws.accepted + self._rest.accepted
 
     @property
     def sockets(self) -> int:

@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -48,15 +48,13 @@ from tronsave_async.sandbox import (
     HttpRequest,
     LoopbackServer,
     Processing,
-    RecordedRequest,
     SlidingWindow,
     http_date,
 )
+from tronsave_async.simulator import Simulator
 
 if TYPE_CHECKING:
     import ssl
-    from types import TracebackType
-    from typing import Self
 
 __all__ = [
     "CANCEL_REASONS",
@@ -712,7 +710,7 @@ def _wall_clock() -> datetime:
 # --- the vendor -----------------------------------------------------------------------------------
 
 
-class TronSaveSandbox:
+class TronSaveSandbox(Simulator):
     """
     TronSave's Fast Charge API, served on 127.0.0.1.
 
@@ -789,26 +787,7 @@ class TronSaveSandbox:
             ssl_context=ssl_context,
             keepalive=keepalive,
         )
-
-    async def start(self) -> None:
-        """Listen on a free port of 127.0.0.1; after `aclose`, on the same port again."""
-        await self._server.start()
-
-    async def aclose(self) -> None:
-        """Abort all connections, hung requests too, and stop listening. The record is kept."""
-        await self._server.aclose()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
+        super().__init__(self._server.log, [self._server], window=window)
 
     # What a test looks at.
 
@@ -830,33 +809,6 @@ class TronSaveSandbox:
     @balance.setter
     def balance(self, balance: int) -> None:
         self._book.balance = balance
-
-    @property
-    def requests(self) -> Sequence[RecordedRequest]:
-        """Every request that arrived, in order: a live view of frozen records."""
-        return self._server.log
-
-    def requests_to(self, endpoint: str) -> Sequence[RecordedRequest]:
-        """Return the requests to one endpoint so far."""
-        return self._server.log.to(endpoint)
-
-    async def arrived(self, count: int, endpoint: str | None = None) -> None:
-        """Wait until `count` requests have arrived in all, at one endpoint or (None) any."""
-        await self._server.log.until(count, endpoint)
-
-    def peak_in_window(self, endpoint: str | None = None) -> int:
-        """
-        Return the most requests that arrived with one key within any window, rejected ones too.
-
-        Args:
-            endpoint: At this endpoint; None: at all six together (what a shared limit meters).
-        """
-        return self._server.log.peak(endpoint, self._limit[1])
-
-    @property
-    def connections(self) -> int:
-        """How many TCP connections were accepted."""
-        return self._server.accepted
 
     # What a test makes happen.
 
