@@ -59,16 +59,25 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """Let the canary read every record: pytest sets the level for what it keeps, so this must be the inner wrapper."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.DEBUG)
+    try:
+        return (yield)
+    finally:
+        root.setLevel(level)
+
+
 @pytest.fixture(autouse=True)
 def canary() -> Iterator[None]:
     """Fail the test that shows the suite's secret in a log record, an event, an outcome or a traceback."""
     root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.DEBUG)
     root.addHandler(sightings)
     yield
     root.removeHandler(sightings)
-    root.setLevel(level)
     seen, sightings.seen = sightings.seen, []
     if seen:
         pytest.fail("the secret was shown:\n" + "\n".join(seen), pytrace=False)

@@ -30,6 +30,9 @@ NAMELESS = {"utils", "util", "helpers", "helper", "common", "base", "misc", "sha
 SWALLOWING = {
     "tronsave_async/dispatch.py:call": "raises what it caught, or OutcomeUnknown from it",
     "tronsave_async/tasks.py:guarded": "a user's callback; reported to the loop's handler",
+    "tronsave_async/websocket.py:_connect": "an attempt to connect; told as ConnectFailed",
+    "tronsave_async/websocket.py:_depart": "told to the caller of the request, who was not sent",
+    "tronsave_async/websocket.py:received": "a vendor's reader; its message counts as malformed",
 }
 
 

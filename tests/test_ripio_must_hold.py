@@ -15,6 +15,7 @@ from support.ripio import QUICK, UNMETERED, lie, names_asked, vendor
 from tronsave_async import (
     AlreadyClosed,
     Canceled,
+    CancelOutcome,
     Disconnected,
     Event,
     Lost,
@@ -67,17 +68,21 @@ CUTS = [
 @pytest.mark.timeout(60)
 async def test_ten_thousand_cancels_through_bad_weather() -> None:
     """Every caller gets exactly one true outcome; nothing stays behind; the reader is alive, on one socket."""
-    settled: Counter[str] = Counter()
+    outcomes: list[CancelOutcome] = []
     async with vendor(gateway_request_timeout=1.0) as (sandbox, gateway):
         ids = placed(sandbox, 10_000)
+        waiting = iter(ids)
         sandbox.faults.chaos(CHAOS, rate=0.1, seed=3)
-        outcomes = await gateway.cancel_many(
-            ids, on_outcome=lambda outcome: settled.update([str(outcome.order)])
-        )
+
+        async def bot() -> None:
+            for order in waiting:
+                outcomes.append(await gateway.cancel(order, timeout=None))  # noqa: PERF401 - one iterator for all
+
+        await asyncio.gather(*(bot() for _ in range(300)))
         asked = names_asked(sandbox)
         lies = [lie(sandbox, o, arrived=o.order.name in asked) for o in outcomes]
         assert [text for text in lies if text] == []
-        assert settled == Counter(ids)
+        assert Counter(str(outcome.order) for outcome in outcomes) == Counter(ids)
         kinds = Counter(type(outcome).__name__ for outcome in outcomes)
         assert kinds["Canceled"] > 9_000
         assert kinds["AlreadyClosed"] > 20

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.canary import CANARY, Sightings, WatchedGateway
+from support.canary import CANARY, Sightings, WatchedGateway, sightings
 from support.raw_server import RawServer, Reply, http
 from support.tronsave import QUICK, UNMETERED, vendor
 from tronsave_async import LoggingHook, RateLimiter, Secret
@@ -72,3 +72,10 @@ def test_secret_reveals_itself_to_the_wire_only() -> None:
     """The revealed text equals the secret, and its repr does not show it."""
     assert Secret(CANARY).reveal() == CANARY
     assert CANARY not in repr({"apikey": Secret(CANARY).reveal()})
+
+
+def test_debug_records_are_watched() -> None:
+    """The canary reads what only a logger at DEBUG says, whatever level the runner keeps."""
+    before = sightings.read
+    logging.getLogger("any.library").debug("a detail")
+    assert sightings.read == before + 1

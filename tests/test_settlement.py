@@ -65,7 +65,7 @@ Event = tuple[str, object]
 
 def says(meaning: Meaning, state: OrderState = OrderState.CLOSED) -> Event:
     """Return the event of a reply to the cancel."""
-    error = AUTH if meaning is Meaning.ACCOUNT else None
+    error = AUTH if meaning in (Meaning.ACCOUNT, Meaning.STALE) else None
     return "answered", Verdict(meaning=meaning, state=state, message=meaning.value, error=error)
 
 
@@ -114,6 +114,7 @@ UNPROVED = says(Meaning.UNPROVED)
 AMBIGUOUS = says(Meaning.AMBIGUOUS)
 NOT_PROCESSED = says(Meaning.NOT_PROCESSED)
 ACCOUNT = says(Meaning.ACCOUNT)
+STALE = says(Meaning.STALE)
 WAS_FILLED = says(Meaning.ALREADY_CLOSED, OrderState.FILLED)
 WAS_CANCELED = says(Meaning.ALREADY_CLOSED, OrderState.CANCELED)
 WAS_EXPIRED = says(Meaning.ALREADY_CLOSED, OrderState.EXPIRED)
@@ -160,6 +161,12 @@ NEXT_STEPS: list[tuple[list[Event], bool, Step]] = [
     ([NOT_PROCESSED] * 2, True, Step.SEND),
     ([NOT_PROCESSED] * 3, False, Step.READ_BACK),
     ([NOT_PROCESSED] * 3, True, Step.READ_BACK),
+    # what was signed too long ago is signed anew at once, whatever came before
+    ([STALE], False, Step.SEND),
+    ([STALE], True, Step.SEND),
+    ([NOT_PROCESSED, STALE], False, Step.SEND),
+    ([STALE, NOT_PROCESSED], False, Step.SEND),
+    ([NO_REPLY, reads(OPEN), STALE], False, Step.SEND),
     # in doubt, what does not read as closed is canceled again
     ([NO_REPLY, reads(OPEN)], False, Step.SEND),
     ([NO_REPLY, reads(PARTLY)], False, Step.SEND),
@@ -277,6 +284,11 @@ ENDS: list[End] = [
     # the account
     ([ACCOUNT], True, Unknown, {"evidence": NOBODY, "wire": Wire.ANSWERED}),
     ([NO_REPLY, reads(OPEN), ACCOUNT], False, Unknown, {"last_state": OPEN}),
+    # a fresh signature is rejected too: it is not the clock, it is the account
+    ([STALE, STALE], True, Unknown, {"evidence": NOBODY, "wire": Wire.ANSWERED, "attempts": 2}),
+    ([NO_REPLY, reads(OPEN), STALE, STALE], False, Unknown, {"last_state": OPEN}),
+    ([STALE, CANCELED], False, Canceled, {"evidence": REPLY, "attempts": 2}),
+    ([STALE, NOT_FOUND], False, NotFound, {"evidence": REPLY}),
     # a request that cannot even be tried
     ([IMPOSSIBLE], True, Unknown, {"wire": Wire.NOT_SENT, "attempts": 0}),
     ([NO_REPLY, reads(OPEN), IMPOSSIBLE], False, Unknown, {"wire": Wire.MAYBE_SENT}),
@@ -362,6 +374,22 @@ def test_a_request_that_cannot_be_tried_is_an_error_where_nothing_is_in_doubt(
     assert case.error is error
     assert isinstance(case.outcome, NotSent)
     assert case.outcome.message == str(error)
+
+
+@pytest.mark.parametrize("before", [[STALE], [NOT_PROCESSED, STALE], [STALE, NO_CONNECTION]])
+def test_a_signature_that_is_rejected_twice_is_the_account_s_error(before: list[Event]) -> None:
+    """One fresh attempt is made; the second rejection is raised, and its outcome does not claim that nothing left."""
+    case, step = after(*before, STALE)
+    assert step is Step.DONE
+    assert case.error is AUTH
+    assert isinstance(case.outcome, Unknown)
+    assert case.attempts == len(before) + 1
+
+
+def test_a_stale_signature_is_not_renewed_beyond_the_last_attempt() -> None:
+    """Where one attempt is all there is, its rejection is the account's error."""
+    case, step = after(STALE, attempts=1)
+    assert (step, case.error) == (Step.DONE, AUTH)
 
 
 @pytest.mark.parametrize("event", [ACCOUNT, IMPOSSIBLE])
@@ -634,6 +662,135 @@ def test_steps_say_what_they_ask_for() -> None:
         Step.READ_BACK_AFTER_PAUSE,
     }
     assert {step for step in Step if step.sends} == {Step.SEND, Step.SEND_AFTER_PAUSE}
+
+
+# -- answers that come too late --------------------------------------------------------------------
+
+SUCCESS = Verdict(
+    meaning=Meaning.CANCELED,
+    executed=Decimal("1.5"),
+    remaining=Decimal("8.5"),
+    code="0",
+    message="done",
+)
+
+
+def sharing(doubts: Doubts) -> Case:
+    """Return a new case of the order that shares what is in doubt."""
+    return Case(ORDER, VENUE, started=STARTED, attempts=LIMIT, doubts=doubts)
+
+
+def settled(case: Case) -> CancelOutcome | None:
+    """Return the outcome so far."""
+    return case.outcome
+
+
+def proved(case: Case) -> None:
+    """Assert that a case ended with the words and amounts of the late success, and that the doubt is over."""
+    assert isinstance(case.outcome, Canceled)
+    assert case.outcome.evidence is Evidence.REPLY
+    assert (case.outcome.executed, case.outcome.remaining) == (Decimal("1.5"), Decimal("8.5"))
+    assert (case.outcome.code, case.outcome.message) == ("0", "done")
+    assert not case._doubts.hold(ORDER)
+    assert case._doubts.proof(ORDER) is None
+
+
+def test_a_late_success_proves_an_order_in_doubt_dead() -> None:
+    """Whoever lost the reply, and at whatever step: consulted, the late answer is the outcome."""
+    doubts = Doubts()
+    case = sharing(doubts)
+    assert tell(case, NO_REPLY) is not Step.DONE
+    case.consult(NOW)
+    assert settled(case) is None
+    doubts.resolve(ORDER.name, SUCCESS)
+    assert doubts.hold(ORDER)
+    assert doubts.proof(ORDER) is SUCCESS
+    case.consult(NOW)
+    proved(case)
+    assert case.outcome is not None
+    assert (case.outcome.attempts, case.outcome.wire) == (1, Wire.MAYBE_SENT)
+
+
+def test_a_late_success_is_worth_more_than_giving_up() -> None:
+    """A case that runs out of time takes the proof instead of its `Unknown`."""
+    doubts = Doubts()
+    case = sharing(doubts)
+    case.left_queue(Wire.MAYBE_SENT, tried=True)
+    doubts.resolve(ORDER.name, SUCCESS)
+    case.give_up("out of time", NOW)
+    proved(case)
+
+
+def test_a_late_success_ends_a_later_case_before_it_sends() -> None:
+    """A new cancel of an order that is proved dead meanwhile ends Canceled, with no attempt of its own."""
+    doubts = Doubts()
+    doubts.cast(ORDER)
+    doubts.resolve(ORDER.name, SUCCESS)
+    case = sharing(doubts)
+    case.consult(NOW)
+    proved(case)
+    assert case.outcome is not None
+    assert (case.outcome.attempts, case.outcome.wire) == (0, Wire.NOT_SENT)
+    after_it = sharing(doubts)
+    after_it.consult(NOW)
+    assert after_it.outcome is None
+    assert after_it.untouched
+
+
+@pytest.mark.parametrize(
+    "meaning", [meaning for meaning in Meaning if meaning is not Meaning.CANCELED]
+)
+def test_no_other_late_answer_proves_anything(meaning: Meaning) -> None:
+    """A late "no", "not found" or "closed" may have been overtaken by another request: the doubt stays."""
+    doubts = Doubts()
+    case = sharing(doubts)
+    tell(case, NO_REPLY)
+    doubts.resolve(ORDER.name, Verdict(meaning=meaning, state=FILLED, error=AUTH))
+    assert doubts.proof(ORDER) is None
+    case.consult(NOW)
+    assert settled(case) is None
+    case.give_up("out of time", NOW)
+    assert isinstance(case.outcome, Unknown)
+    assert doubts.hold(ORDER)
+
+
+def test_a_late_success_outlives_a_late_refusal() -> None:
+    """What was proved stays proved, whatever comes after it."""
+    doubts = Doubts()
+    doubts.cast(ORDER)
+    doubts.resolve(ORDER.name, SUCCESS)
+    doubts.resolve(ORDER.name, Verdict(meaning=Meaning.NOT_FOUND))
+    doubts.cast(ORDER)
+    assert doubts.proof(ORDER) is SUCCESS
+
+
+def test_a_late_answer_about_an_order_not_in_doubt_is_not_kept() -> None:
+    """Nobody needs it: neither where the order was never in doubt, nor where the doubt is over."""
+    doubts = Doubts()
+    doubts.resolve(ORDER.name, SUCCESS)
+    assert len(doubts) == 0
+    assert doubts.proof(ORDER) is None
+    doubts.cast(OrderRef(id="another"))
+    doubts.resolve(ORDER.name, SUCCESS)
+    assert (doubts.proof(ORDER), len(doubts)) == (None, 1)
+    doubts.cast(ORDER)
+    doubts.dispel(ORDER)
+    doubts.resolve(ORDER.name, SUCCESS)
+    assert not doubts.hold(ORDER)
+    case = sharing(doubts)
+    case.consult(NOW)
+    assert case.outcome is None
+
+
+def test_a_settled_case_is_not_settled_again_by_a_late_answer() -> None:
+    """Consulting after the outcome changes nothing, also where another call left doubt meanwhile."""
+    case, _ = after(REFUSED)
+    outcome = case.outcome
+    case._doubts.cast(ORDER)
+    case._doubts.resolve(ORDER.name, SUCCESS)
+    case.consult(NOW)
+    case.give_up("out of time", NOW)
+    assert case.outcome is outcome
 
 
 # -- the truth, against a model of the vendor ------------------------------------------------------

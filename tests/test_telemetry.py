@@ -32,6 +32,8 @@ from tronsave_async.retry import RetryPolicy
 from tronsave_async.settlement import Meaning, Verdict
 from tronsave_async.telemetry import (
     Answered,
+    Connected,
+    Disconnected,
     Event,
     LoggingHook,
     Lost,
@@ -40,7 +42,9 @@ from tronsave_async.telemetry import (
     Queued,
     Retried,
     Sent,
+    Stray,
     TelemetryHook,
+    emitter,
 )
 
 if TYPE_CHECKING:
@@ -90,6 +94,9 @@ EVENTS: dict[str, Event] = {
     ),
     "retried": Retried(venue="venue", endpoint="cancel", attempt=1, delay=0.5, reason="reset"),
     "penalized": Penalized(venue="venue", endpoint="cancel", seconds=2.0),
+    "connected": Connected(venue="venue", connections=2),
+    "disconnected": Disconnected(venue="venue", reason="closed by the peer (1001)", pending=3),
+    "stray": Stray(venue="venue", kind="late"),
     "outcome": reached(Canceled, executed=Decimal("1.50")),
 }
 
@@ -141,6 +148,9 @@ LEVELS = {
     "lost": logging.INFO,
     "retried": logging.INFO,
     "penalized": logging.WARNING,
+    "connected": logging.DEBUG,
+    "disconnected": logging.INFO,
+    "stray": logging.INFO,
     "outcome": logging.DEBUG,
 }
 
@@ -190,6 +200,46 @@ def test_a_line_that_nobody_reads_is_not_formatted(
     for tag, level in LEVELS.items():
         if level < logging.WARNING:
             LoggingHook(logger)(EVENTS[tag])
+
+
+# -- the way to a hook -----------------------------------------------------------------------------
+
+
+def test_nobody_is_told_where_nobody_listens() -> None:
+    """Without a hook there is nothing to call, so that no event need be built."""
+    assert emitter(None) is None
+
+
+async def test_a_hook_is_told_each_event_as_it_is() -> None:
+    """An event reaches the hook at once, unchanged, and once."""
+    events: list[Event] = []
+    emit = emitter(events.append)
+    assert emit is not None
+    for event in EVENTS.values():
+        emit(event)
+        assert events.pop() is event
+        assert events == []
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), asyncio.CancelledError("a bug")])
+async def test_what_a_hook_raises_ends_with_the_hook(
+    error: BaseException, loop_errors: list[str]
+) -> None:
+    """The event loop's exception handler is told, with the hook named, and the next event comes."""
+    events: list[Event] = []
+
+    def hook(event: Event, /) -> None:
+        events.append(event)
+        raise error
+
+    emit = emitter(hook)
+    assert emit is not None
+    emit(EVENTS["stray"])
+    emit(EVENTS["connected"])
+    assert events == [EVENTS["stray"], EVENTS["connected"]]
+    assert all("telemetry hook raised" in report for report in loop_errors)
+    assert len(loop_errors) == 2
+    loop_errors.clear()
 
 
 # -- through a gateway's dispatcher ----------------------------------------------------------------

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from aiohappyeyeballs import start_connection
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.protocol import CONNECTING, OPEN
 
 if TYPE_CHECKING:
+    from aiohappyeyeballs import AddrInfoType
     from websockets.typing import BytesLike
     from websockets.uri import WebSocketURI
 
@@ -38,59 +39,26 @@ _SILENT.disabled = True
 async def dial(host: str, port: int) -> socket.socket:
     """Connect to the first of a host's addresses that answers.
 
-    Canceling it leaves no socket open. (asyncio's own race forgets the winner's when it is canceled in that moment.)
+    Canceling it leaves no socket open, also in the moment in which the race is won.
 
     Raises:
         OSError: no address answers, or there is none.
     """
-    loop = asyncio.get_running_loop()
-    seen: Counter[int] = Counter()
+    opened: list[socket.socket] = []
 
-    def turn(info: tuple[Any, ...]) -> int:
-        """The families take turns."""
-        seen[info[0]] += 1
-        return seen[info[0]]
+    def open_socket(address: AddrInfoType) -> socket.socket:
+        opened.append(socket.socket(*address[:3]))
+        return opened[-1]
 
-    addresses = sorted(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM), key=turn)
-    tries: dict[asyncio.Task[None], socket.socket] = {}
-    errors: list[BaseException] = []
+    addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     try:
-        while addresses or tries:
-            if addresses:
-                family, kind, proto, _, address = addresses.pop(0)
-                try:
-                    own = socket.socket(family, kind, proto)
-                except OSError as error:  # the system lacks the family, or descriptors
-                    errors.append(error)
-                    continue
-                own.setblocking(False)
-                tries[loop.create_task(loop.sock_connect(own, address))] = own
-            head_start = HEAD_START if addresses else None
-            done, _ = await asyncio.wait(
-                tries, timeout=head_start, return_when=asyncio.FIRST_COMPLETED
-            )
-            for task in done:
-                if (failure := task.exception()) is None:
-                    return tries.pop(task)
-                errors.append(failure)
-                tries.pop(task).close()
-        raise errors[0]
-    finally:
-        errors.clear()
-        for task, own in tries.items():
-            _drop(task, own)
-
-
-def _drop(task: asyncio.Task[None], own: socket.socket) -> None:
-    """Give an attempt up; its socket is closed when the loop looks at it no more."""
-
-    def ended(task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            task.exception()  # nobody else asks
-        own.close()
-
-    task.cancel()
-    task.add_done_callback(ended)
+        return await start_connection(
+            addresses, happy_eyeballs_delay=HEAD_START, socket_factory=open_socket
+        )
+    except BaseException:
+        for each in opened:
+            each.close()
+        raise
 
 
 class Owner(Protocol):

@@ -465,6 +465,8 @@ def _reason(error: BaseException) -> str:
         return f"HTTP {error.response.status_code} to the upgrade"
     if isinstance(error, tls.SSLCertVerificationError):
         return f"{name}: {error.verify_message}"
+    if type(error) is OSError:  # of several addresses: the system's words for each
+        return str(error)
     detail = error.strerror if isinstance(error, OSError) else None
     return f"{name}: {detail}" if detail else name
 
