@@ -27,6 +27,17 @@ def test_requests_pass_until_the_quota_is_used() -> None:
     assert quota.closed_until(MIDNIGHT) is None
 
 
+def test_what_did_not_leave_is_given_back() -> None:
+    """A request that was counted and did not leave opens the quota again; yesterday's changes nothing today."""
+    quota = DailyQuota(1)
+    quota.count(NOON)
+    quota.give_back(NOON)
+    assert quota.closed_until(NOON) is None
+    quota.count(NOON + 24 * HOUR)
+    quota.give_back(NOON)
+    assert quota.closed_until(NOON + 24 * HOUR) == MIDNIGHT + 24 * HOUR
+
+
 def test_each_day_counts_anew() -> None:
     """Yesterday's requests are not today's."""
     quota = DailyQuota(2)

@@ -11,9 +11,12 @@ import pytest
 from brokers.ripio import RipioGateway
 from brokers.ripio.sandbox import OrderState as BookState
 from brokers.ripio.sandbox import RipioSandbox
+from brokers.sms4sats import Sms4SatsGateway
+from brokers.sms4sats.sandbox import Sms4SatsSandbox
 from brokers.tronsave import TronSaveGateway
 from brokers.tronsave.sandbox import TronSaveSandbox
 from tronsave_async import AlreadyClosed, Canceled, OrderState, RateLimit
+from tronsave_async.sandbox import drop_after, server_error
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -59,6 +62,33 @@ async def test_own_calls() -> None:
         async with TronSaveGateway(sandbox.api_key, base_url=sandbox.url) as gateway:
             ids = await readme["rent_energy"](gateway, ["TQk2eKHE9ZfCdVmyPnh8DfRMUF0123456"])
         assert list(sandbox.orders) == ids
+
+
+async def test_service_and_bot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of a service opens a gateway by name; the example of a bot reads again what nobody proved."""
+    readme = blocks()
+    async with TronSaveSandbox(window=0.02) as sandbox:
+        limit = RateLimit(1, per=0.02, margin=0.02)
+        gateway = TronSaveGateway(sandbox.api_key, base_url=sandbox.url, rate_limit=limit)
+        monkeypatch.setattr(readme["ta"], "open_gateway", lambda vendor, **_: gateway)
+        order_id = sandbox.add_order()
+        sandbox.faults.add(drop_after("cancel"), *[server_error("track") for _ in range(4)])
+        application: dict[str, Any] = {}
+        async with readme["lifespan"](application):
+            left = await readme["stop"](application["gateway"], [order_id])
+        assert left in ({}, {order_id: left.get(order_id)})
+        assert left[order_id].state is OrderState.CANCELED
+
+
+async def test_number() -> None:
+    """The example of a number waits for the moment in which a cancel is permitted; here the caller does not."""
+    readme = blocks()
+    async with (
+        Sms4SatsSandbox() as sandbox,
+        Sms4SatsGateway(base_url=sandbox.url, early="send") as gateway,
+    ):
+        outcome = await readme["get_a_number"](gateway)
+    assert isinstance(outcome, Canceled)
 
 
 async def test_exchange() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import gc
+import weakref
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -29,6 +32,7 @@ from tronsave_async.outcomes import (
     NotFound,
     NotSent,
     Refused,
+    TooEarly,
     Unknown,
     Wire,
 )
@@ -664,6 +668,127 @@ def test_steps_say_what_they_ask_for() -> None:
     assert {step for step in Step if step.sends} == {Step.SEND, Step.SEND_AFTER_PAUSE}
 
 
+# -- too early, and looked at first ----------------------------------------------------------------
+
+RETRY_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def test_too_early_is_alive_and_untouched() -> None:
+    """The vendor's rule does not permit a cancel yet: nothing was sent, nobody was asked, and it says when to come."""
+    case = opened()
+    case.too_early(RETRY_AT, NOW)
+    outcome = case.outcome
+    assert isinstance(outcome, TooEarly)
+    assert outcome.retry_at == RETRY_AT
+    assert (outcome.attempts, outcome.wire) == (0, Wire.NOT_SENT)
+    assert (outcome.evidence, outcome.closed) == (Evidence.NONE, False)
+    assert (outcome.elapsed, outcome.order) == (NOW - STARTED, ORDER)
+    assert not case._doubts.hold(ORDER)
+
+
+def test_too_early_in_doubt_is_unknown() -> None:
+    """An earlier cancel may have arrived: then the order need not be alive, and its doubt stays."""
+    case = opened(doubt=True)
+    case.too_early(RETRY_AT, NOW)
+    assert isinstance(case.outcome, Unknown)
+    assert case._doubts.hold(ORDER)
+
+
+LOOKS: list[tuple[Event, type[CancelOutcome], Facts]] = [
+    (reads(FILLED), AlreadyClosed, {"state": FILLED}),
+    (reads(DEAD), AlreadyClosed, {"state": DEAD}),
+    (reads(EXPIRED), AlreadyClosed, {"state": EXPIRED}),
+    (reads(CLOSED), AlreadyClosed, {"state": CLOSED}),
+]
+
+
+@pytest.mark.parametrize(("look", "kind", "facts"), LOOKS)
+def test_an_order_that_reads_as_dead_is_not_canceled(
+    look: Event, kind: type[CancelOutcome], facts: Facts
+) -> None:
+    """Looked at before its first cancel, a dead order needs none, and was dead before."""
+    case = opened()
+    assert tell(case, look) is Step.DONE
+    assert type(case.outcome) is kind
+    assert {name: getattr(case.outcome, name) for name in facts} == facts
+    assert case.outcome is not None
+    assert (case.outcome.attempts, case.outcome.wire) == (0, Wire.NOT_SENT)
+    assert case.outcome.evidence is Evidence.READ_BACK
+
+
+@pytest.mark.parametrize(
+    "look", [reads(OPEN), reads(PARTLY), reads(None), reads(OrderState.UNKNOWN), READ_FAILED]
+)
+def test_an_order_that_does_not_read_as_dead_is_canceled(look: Event) -> None:
+    """Whatever the first look brings, or if it fails: the cancel is sent at once, and ends as without the look."""
+    case = opened()
+    assert tell(case, look) is Step.SEND
+    assert settled(case) is None
+    assert tell(case, CANCELED) is Step.DONE
+    assert isinstance(case.outcome, Canceled)
+    assert (case.outcome.attempts, case.outcome.evidence) == (1, Evidence.REPLY)
+
+
+@pytest.mark.parametrize(
+    ("look", "second", "kind"),
+    [
+        (reads(OPEN), reads(OPEN), Refused),
+        (reads(None), reads(OPEN), Refused),
+        (READ_FAILED, reads(OPEN), Refused),
+        (reads(OPEN), reads(None), Unknown),
+        (reads(OPEN), reads(DEAD), AlreadyClosed),
+    ],
+)
+def test_a_refusal_after_the_first_look(
+    look: Event, second: Event, kind: type[CancelOutcome]
+) -> None:
+    """A cancel that was declined is followed by a second look: only that one decides."""
+    case = opened()
+    assert tell(case, look) is Step.SEND
+    assert tell(case, UNPROVED) is Step.READ_BACK
+    assert tell(case, second) is Step.DONE
+    assert type(case.outcome) is kind
+
+
+@pytest.mark.parametrize("look", [reads(OPEN), READ_FAILED])
+def test_a_lost_cancel_after_the_first_look_is_in_doubt(look: Event) -> None:
+    """The first look proves nothing about what a cancel did after it."""
+    case = opened()
+    tell(case, look)
+    assert tell(case, NO_REPLY) is Step.READ_BACK_AFTER_PAUSE
+    assert case.doubt
+    assert tell(case, reads(DEAD)) is Step.DONE
+    assert isinstance(case.outcome, Canceled)
+
+
+@pytest.mark.parametrize(
+    ("look", "step"),
+    [
+        (reads(OPEN), Step.SEND),
+        (reads(None), Step.SEND),
+        (READ_FAILED, Step.SEND_AFTER_PAUSE),
+    ],
+)
+def test_in_doubt_a_first_look_is_a_read_back(look: Event, step: Step) -> None:
+    """Where another call's cancel was lost, the look proves what that cancel did, and its failure asks for a pause."""
+    case = opened(doubt=True)
+    assert tell(case, look) is step
+    dead = opened(doubt=True)
+    assert tell(dead, reads(DEAD)) is Step.DONE
+    assert isinstance(dead.outcome, Canceled)
+
+
+@pytest.mark.parametrize("look", [reads(OPEN), reads(None), READ_FAILED])
+def test_giving_up_after_the_first_look_alone_is_not_sent(look: Event) -> None:
+    """A look is no cancel: the order is untouched."""
+    case = opened()
+    tell(case, look)
+    assert case.untouched
+    case.give_up("out of time", NOW)
+    assert isinstance(case.outcome, NotSent)
+    assert case.outcome.message == "out of time"
+
+
 # -- answers that come too late --------------------------------------------------------------------
 
 SUCCESS = Verdict(
@@ -692,7 +817,6 @@ def proved(case: Case) -> None:
     assert (case.outcome.executed, case.outcome.remaining) == (Decimal("1.5"), Decimal("8.5"))
     assert (case.outcome.code, case.outcome.message) == ("0", "done")
     assert not case._doubts.hold(ORDER)
-    assert case._doubts.proof(ORDER) is None
 
 
 def test_a_late_success_proves_an_order_in_doubt_dead() -> None:
@@ -702,9 +826,7 @@ def test_a_late_success_proves_an_order_in_doubt_dead() -> None:
     assert tell(case, NO_REPLY) is not Step.DONE
     case.consult(NOW)
     assert settled(case) is None
-    doubts.resolve(ORDER.name, SUCCESS)
-    assert doubts.hold(ORDER)
-    assert doubts.proof(ORDER) is SUCCESS
+    assert doubts.resolve(ORDER.name, SUCCESS)
     case.consult(NOW)
     proved(case)
     assert case.outcome is not None
@@ -721,20 +843,32 @@ def test_a_late_success_is_worth_more_than_giving_up() -> None:
     proved(case)
 
 
-def test_a_late_success_ends_a_later_case_before_it_sends() -> None:
-    """A new cancel of an order that is proved dead meanwhile ends Canceled, with no attempt of its own."""
+def test_a_late_success_proves_to_all_who_wait_and_to_nobody_later() -> None:
+    """Every case in doubt ends Canceled. A later one asks the vendor: the name may be another order's by then."""
     doubts = Doubts()
-    doubts.cast(ORDER)
-    doubts.resolve(ORDER.name, SUCCESS)
+    cases = [sharing(doubts) for _ in range(3)]
+    for case in cases:
+        tell(case, NO_REPLY)
+    assert doubts.resolve(ORDER.name, SUCCESS)
+    later = sharing(doubts)
+    later.consult(NOW)
+    assert later.outcome is None
+    assert later.untouched
+    for case in cases:
+        case.consult(NOW)
+        proved(case)
+
+
+def test_a_case_that_is_gone_is_not_kept() -> None:
+    """The table of doubts keeps no case alive whose caller forgot it."""
+    doubts = Doubts()
     case = sharing(doubts)
-    case.consult(NOW)
-    proved(case)
-    assert case.outcome is not None
-    assert (case.outcome.attempts, case.outcome.wire) == (0, Wire.NOT_SENT)
-    after_it = sharing(doubts)
-    after_it.consult(NOW)
-    assert after_it.outcome is None
-    assert after_it.untouched
+    tell(case, NO_REPLY)
+    there = weakref.ref(case)
+    del case
+    gc.collect()
+    assert there() is None
+    assert doubts.hold(ORDER)
 
 
 @pytest.mark.parametrize(
@@ -745,8 +879,7 @@ def test_no_other_late_answer_proves_anything(meaning: Meaning) -> None:
     doubts = Doubts()
     case = sharing(doubts)
     tell(case, NO_REPLY)
-    doubts.resolve(ORDER.name, Verdict(meaning=meaning, state=FILLED, error=AUTH))
-    assert doubts.proof(ORDER) is None
+    assert not doubts.resolve(ORDER.name, Verdict(meaning=meaning, state=FILLED, error=AUTH))
     case.consult(NOW)
     assert settled(case) is None
     case.give_up("out of time", NOW)
@@ -754,32 +887,16 @@ def test_no_other_late_answer_proves_anything(meaning: Meaning) -> None:
     assert doubts.hold(ORDER)
 
 
-def test_a_late_success_outlives_a_late_refusal() -> None:
-    """What was proved stays proved, whatever comes after it."""
-    doubts = Doubts()
-    doubts.cast(ORDER)
-    doubts.resolve(ORDER.name, SUCCESS)
-    doubts.resolve(ORDER.name, Verdict(meaning=Meaning.NOT_FOUND))
-    doubts.cast(ORDER)
-    assert doubts.proof(ORDER) is SUCCESS
-
-
 def test_a_late_answer_about_an_order_not_in_doubt_is_not_kept() -> None:
     """Nobody needs it: neither where the order was never in doubt, nor where the doubt is over."""
     doubts = Doubts()
-    doubts.resolve(ORDER.name, SUCCESS)
-    assert len(doubts) == 0
-    assert doubts.proof(ORDER) is None
+    assert not doubts.resolve(ORDER.name, SUCCESS)
     doubts.cast(OrderRef(id="another"))
-    doubts.resolve(ORDER.name, SUCCESS)
-    assert (doubts.proof(ORDER), len(doubts)) == (None, 1)
+    assert not doubts.resolve(ORDER.name, SUCCESS)
     doubts.cast(ORDER)
     doubts.dispel(ORDER)
-    doubts.resolve(ORDER.name, SUCCESS)
-    assert not doubts.hold(ORDER)
-    case = sharing(doubts)
-    case.consult(NOW)
-    assert case.outcome is None
+    assert not doubts.resolve(ORDER.name, SUCCESS)
+    assert len(doubts) == 1
 
 
 def test_a_settled_case_is_not_settled_again_by_a_late_answer() -> None:

@@ -38,17 +38,25 @@ class Delivery(Generic[R]):
     Attributes:
         exchange: the request.
         divided: requests that carried the key for this caller before, were answered, and were divided.
+        late: it answers an earlier request, which had been given up.
     """
 
-    __slots__ = ("divided", "exchange", "failure", "value")
+    __slots__ = ("divided", "exchange", "failure", "late", "value")
 
     def __init__(
-        self, exchange: Exchange, value: R | None, failure: GatewayError | None, divided: int = 0
+        self,
+        exchange: Exchange,
+        value: R | None,
+        failure: GatewayError | None,
+        divided: int = 0,
+        *,
+        late: bool = False,
     ) -> None:
         self.exchange = exchange
         self.value = value
         self.failure = failure
         self.divided = divided
+        self.late = late
 
     @property
     def reached(self) -> Wire:
@@ -152,20 +160,28 @@ class _Slot(Generic[K, R]):
             return before
         return before if self.batcher.revoke_if_unwanted(self.batch) else Wire.MAYBE_SENT
 
-    def deliver(self, exchange: Exchange, value: R | None, failure: GatewayError | None) -> None:
+    def deliver(
+        self,
+        exchange: Exchange,
+        value: R | None,
+        failure: GatewayError | None,
+        *,
+        late: bool = False,
+    ) -> None:
         """Deliver to all who want it. One's delivery may make another leave."""
         for ticket in list(self.tickets):
             if ticket in self.tickets:
                 del self.tickets[ticket]
-                ticket.deliver(Delivery(exchange, value, failure, ticket.divided))
+                ticket.deliver(Delivery(exchange, value, failure, ticket.divided, late=late))
 
 
 class _Batch(Generic[K, R]):
     """The slots of one request under way."""
 
-    __slots__ = ("exchange", "slots", "task")
+    __slots__ = ("begun", "exchange", "slots", "task")
 
     def __init__(self, slots: list[_Slot[K, R]], exchange: Exchange) -> None:
+        self.begun = False
         self.slots = slots
         self.exchange = exchange
         self.task: asyncio.Task[None] | None = None
@@ -245,16 +261,15 @@ class Batcher(Generic[K, R]):
         if not self.waiting:
             self._retire_flushers()
 
-    def call_off(self, key: K) -> None:
-        """What a waiting request for ``key`` would bring is known from elsewhere: deliver a failure in its place."""
+    def call_off(self, key: K, exchange: Exchange, value: R) -> None:
+        """What a waiting request for ``key`` would bring is known from an earlier one: deliver that in its place. One
+        that waits after its batch was divided goes nevertheless."""
         slot = next((lane.pop(key) for lane in self._waiting.values() if key in lane), None)
         if slot is None:
             return
         if not self.waiting:
             self._retire_flushers()
-        exchange = self._open_exchange(1)
-        exchange.lost("not needed any more")
-        slot.deliver(exchange, None, _failure(exchange, "not needed any more"))
+        slot.deliver(exchange, value, None, late=True)
 
     def revoke_if_unwanted(self, batch: _Batch[K, R]) -> bool:
         """True if nobody wants the request any more and it will never leave (internal to the tickets)."""
@@ -331,6 +346,7 @@ class Batcher(Generic[K, R]):
 
     async def _flush(self, lane: Lane) -> None:
         """Ask for permits in ``lane`` until nobody waits in it; each takes whoever is first in any lane."""
+        ahead: _Batch[K, R] | None = None
         while self._has_waiting(lane):
             exchange = self._open_exchange(min(self.waiting, self._maximum))
             try:
@@ -348,11 +364,12 @@ class Batcher(Generic[K, R]):
             slots = self._take()
             if not slots:
                 exchange.lost("not wanted any more")
-            elif self._has_waiting(lane):
-                batch = self._board(slots, exchange)
+            elif self._has_waiting(lane) or (ahead is not None and not ahead.begun):
+                ahead = batch = self._board(slots, exchange)
                 batch.task = self._spawn(self._carry(batch))
             else:
-                # The last one needs no task of its own; newcomers get another flusher meanwhile.
+                # The last one needs no task of its own, unless it would overtake the one ahead of it; newcomers get
+                # another flusher meanwhile.
                 del self._flushers[lane]
                 batch = self._board(slots, exchange)
                 batch.task = asyncio.current_task()
@@ -384,6 +401,7 @@ class Batcher(Generic[K, R]):
     async def _carry(self, batch: _Batch[K, R]) -> None:
         """Send one batch and deliver what it brings: whatever happens, every ticket is delivered to or divided."""
         exchange = batch.exchange
+        batch.begun = True
         try:
             results = await self._send([slot.key for slot in batch.slots], exchange)
         except Divide:

@@ -195,14 +195,17 @@ class Dispatcher:
         self._key = key
         self._read_back = read_back
 
-    def resolve(self, name: tuple[str | None, str | None], verdict: Verdict) -> None:
+    def resolve(self, order: OrderRef, verdict: Verdict, exchange: Exchange) -> None:
         """What a cancel request said about the order, heard or not by those who asked: it may end a doubt, and then
         another request for it need not wait for its permit any more."""
-        if self._doubts.resolve(name, verdict):
+        if self._doubts.resolve(order.name, verdict):
             assert self._cancels is not None, "it was asked for"
             assert self._key is not None, "set together with the batcher"
-            order_id, client_id = name
-            self._cancels.call_off(self._key(OrderRef(id=order_id, client_id=client_id)))
+            self._cancels.call_off(self._key(order), exchange, verdict)
+
+    def forget(self, order: OrderRef) -> None:
+        """The name is given to a new order: what was in doubt about the old one says nothing about it."""
+        self._doubts.dispel(order)
 
     def exhausted(self, endpoint: str) -> None:
         """The vendor says that the day's quota is used up: what is counted against it is not sent any more."""
@@ -235,6 +238,10 @@ class Dispatcher:
         permit = await self._shared().acquire(meter.scope, lane=lane)
         exchange.granted(permit)
         self._check_quota(exchange.endpoint, meter.quota)
+        if meter.quota is not None:
+            now = datetime.now(UTC)
+            meter.quota.count(now)
+            exchange.granted(permit, partial(meter.quota.give_back, now))
 
     async def carry(self, exchange: Exchange, sending: Awaitable[P]) -> P:
         """Send one admitted request, once; "too many requests" closes the scope for all its users.
@@ -254,10 +261,6 @@ class Dispatcher:
             if exchange.ended_at is None:
                 exchange.lost(_short(error))
             raise
-        finally:
-            quota = self._meters[exchange.endpoint].quota
-            if quota is not None and exchange.departed_at is not None:
-                quota.count(datetime.now(UTC))
         if exchange.ended_at is None:
             exchange.answered(reply.status)
         self._heed(exchange.endpoint, reply)
@@ -474,8 +477,10 @@ class Dispatcher:
         case.queue_time += exchange.queue_time(joined_at)
         case.wire_time += exchange.wire_time
         case.was_divided(delivery.divided)
-        case.consult(clock())
-        if case.outcome is not None:
+        if delivery.late:
+            case.proof = delivery.value
+        if case.proof is not None and (delivery.late or failure is not None):
+            case.consult(clock())
             return Step.DONE
         if failure is None:
             return case.answered(delivery.value or _SILENT, clock())
@@ -527,15 +532,18 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         if self._loop not in (None, loop):
             return  # what there was to close has ended with its event loop
+        if self._closer is None:
+            self._closer = start(self._close())
+            self._end_calls(loop.time())
+        await asyncio.shield(self._closer)
+
+    def _end_calls(self, now: float) -> None:
         for batcher in self._batchers:
             batcher.close()
         for exchange in self._calls:
             exchange.revoke()
         for admission in self._admissions:
-            admission.reschedule(loop.time())
-        if self._closer is None:
-            self._closer = start(self._close())
-        await asyncio.shield(self._closer)
+            admission.reschedule(now)
 
     async def _close(self) -> None:
         with anyio.move_on_after(5):

@@ -41,6 +41,7 @@ class Exchange:
         "_emit",
         "_permit",
         "_revoked",
+        "_unused",
         "departed_at",
         "departed_time",
         "ended_at",
@@ -84,6 +85,7 @@ class Exchange:
         self._clock: Final = clock
         self._emit: Final = emit
         self._permit: Permit | None = None
+        self._unused: Callable[[], None] | None = None
         self._revoked = False
         if emit is not None:
             emit(Queued(venue=venue, request=number, endpoint=endpoint, orders=orders))
@@ -95,9 +97,10 @@ class Exchange:
             return Wire.ANSWERED
         return Wire.NOT_SENT if self.departed_at is None else Wire.MAYBE_SENT
 
-    def granted(self, permit: Permit) -> None:
-        """The limiter let it pass; the permit is spent when it departs."""
+    def granted(self, permit: Permit, unused: Callable[[], None] | None = None) -> None:
+        """The limiter let it pass; the permit is spent when it departs. ``unused`` is called if it never does."""
         self._permit = permit
+        self._unused = unused
 
     @property
     def is_unwanted(self) -> bool:
@@ -189,6 +192,8 @@ class Exchange:
     def _end(self) -> float:
         assert self.ended_at is None, "an exchange ends once"
         self.ended_at = self._clock()
+        if self._unused is not None and self.departed_at is None:
+            self._unused()
         if self._permit is not None:
             if self.departed_at is not None:
                 self._permit.spend()

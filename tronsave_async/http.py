@@ -19,14 +19,13 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
-import msgspec
 from aiohttp import hdrs
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from tronsave_async.arguments import within
-from tronsave_async.credentials import Secret
+from tronsave_async.credentials import Blot, Secret
 from tronsave_async.errors import (
     BadReply,
     ConnectFailed,
@@ -92,13 +91,14 @@ class HttpReply:
         wanted = self.headers.get(hdrs.RETRY_AFTER)
         if wanted is None:
             return None
-        return parse_retry_after(wanted, self._vendors_now())
+        return parse_retry_after(wanted, self.date() or datetime.now(UTC))
 
-    def _vendors_now(self) -> datetime:
+    def date(self) -> datetime | None:
+        """When the reply was made, by the clock of whoever made it, in whole seconds; None where it does not say."""
         try:
             return parsedate_to_datetime(self.headers[hdrs.DATE]).astimezone(UTC)
         except (KeyError, ValueError, TypeError, IndexError, OverflowError):
-            return datetime.now(UTC)
+            return None
 
 
 Departing = Callable[[bool], Mapping[str, str] | None]
@@ -203,7 +203,7 @@ class HttpTransport:
         self._prefix = self._base.raw_path.rstrip("/")
         self._headers: CIMultiDict[str] = CIMultiDict(headers)
         self._headers.setdefault(hdrs.ACCEPT_ENCODING, "identity")
-        self._blot = [Secret.masked_bytes(text) for text in blot]
+        self._blot = Blot(blot)
         self._given = session
         self._session = session
         self._closed = False
@@ -299,7 +299,7 @@ class HttpTransport:
             middlewares=(_exactly_once,),
         ) as response:
             content = await self._read(endpoint, response)
-            return HttpReply(response.status, self._blotted(content), response.headers)
+            return HttpReply(response.status, self._blot(content), response.headers)
 
     def _with(self, signed: Mapping[str, str]) -> CIMultiDict[str]:
         headers = self._headers.copy()
@@ -324,22 +324,6 @@ class HttpTransport:
                     self._venue, endpoint, reason, wire=Wire.ANSWERED, status=response.status
                 )
         return bytes(received)
-
-    def _blotted(self, content: bytes) -> bytes:
-        """The content without secrets, also where JSON's escapes hide them."""
-        if b"\\" in content:
-            content = self._unescaped(content)
-        for secret in self._blot:
-            if secret in content:
-                content = content.replace(secret, b"***")
-        return content
-
-    def _unescaped(self, content: bytes) -> bytes:
-        try:
-            plain = msgspec.json.encode(msgspec.json.decode(content))
-        except (ValueError, RecursionError):
-            return content
-        return plain if any(secret in plain for secret in self._blot) else content
 
     def _mapped(self, endpoint: str, error: BaseException, departed: bool) -> RequestFailed:
         """Foreign exceptions in our words, by what they prove."""

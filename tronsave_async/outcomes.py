@@ -9,7 +9,7 @@ outcome             what the caller knows                                       
 `Canceled`          dead, and not fully filled                                  True
 `AlreadyClosed`     dead before this cancel: filled, canceled, expired          True
 `NotFound`          the vendor says that it knows no such order                 False
-`TooEarly`          alive; the vendor's rule permits a cancel at ``retry_at``   False
+`TooEarly`          nothing was sent; the rule permits it at ``retry_at``       False
 `Refused`           the vendor said no; this cancel did not close the order     False
 `NotSent`           no byte of this call left; it did not touch the order       False
 `Unknown`           it may or may not be dead: look before you act              False
@@ -126,7 +126,8 @@ class NotFound(_Outcome, frozen=True, kw_only=True, tag="not_found"):
 
 
 class TooEarly(_Outcome, frozen=True, kw_only=True, tag="too_early"):
-    """The order is alive and the vendor does not permit a cancel before ``retry_at`` (aware, UTC)."""
+    """The vendor does not permit a cancel before ``retry_at`` (aware, UTC), by its rule and the order's known age.
+    Nothing was sent: what became of the order otherwise is not said."""
 
     retry_at: datetime
 

@@ -28,7 +28,7 @@ class DailyQuota:
         self._requests = whole_number("daily_quota", requests, least=1)
         self._day: datetime | None = None
         self._used = 0
-        self._closed_until: datetime | None = None
+        self._refused_until: datetime | None = None
 
     @property
     def used(self) -> int:
@@ -40,25 +40,31 @@ class DailyQuota:
         self._requests = min(self._requests, whole_number("daily_quota", requests, least=1))
 
     def count(self, now: datetime) -> None:
-        """A request left at ``now`` (aware, UTC)."""
+        """A request may leave at ``now`` (aware, UTC)."""
         day = _midnight(now)
         if day != self._day:
             self._day, self._used = day, 0
         self._used += 1
-        if self._used >= self._requests:
-            self._closed_until = day + timedelta(days=1)
+
+    def give_back(self, counted_at: datetime) -> None:
+        """The request that was counted then did not leave."""
+        if _midnight(counted_at) == self._day:
+            self._used -= 1
 
     def refused(self, now: datetime) -> None:
         """The vendor says at ``now`` that the quota is used up."""
-        before = self._closed_until
+        before = self._refused_until
         if before is not None and before <= now < before + PATIENCE:
-            self._closed_until = now + PATIENCE
+            self._refused_until = now + PATIENCE
         elif before is None or before < now:
-            self._closed_until = _midnight(now) + timedelta(days=1)
+            self._refused_until = _midnight(now) + timedelta(days=1)
 
     def closed_until(self, now: datetime) -> datetime | None:
         """Until when nothing should be sent, or None."""
-        until = self._closed_until
+        day = _midnight(now)
+        if self._used >= self._requests and day == self._day:
+            return day + timedelta(days=1)
+        until = self._refused_until
         return until if until is not None and now < until else None
 
 

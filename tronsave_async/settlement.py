@@ -19,6 +19,7 @@ import enum
 from collections import OrderedDict
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, TypedDict
+from weakref import WeakSet
 
 import msgspec
 
@@ -57,6 +58,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MEANINGS", "Case", "Doubts", "Meaning", "Step", "Verdict"]
 
+
+Name = tuple[str | None, str | None]
+"""``(id, client_id)`` of an order."""
 
 REMEMBERED: Final = 10_000
 """Orders in doubt that are remembered."""
@@ -156,38 +160,39 @@ class Step(enum.Enum):
 class Doubts:
     """Orders whose cancel may have reached the vendor unanswered: all cases of a gateway know them, at once.
 
-    Doubt is cast by a lost reply and dispelled by proof that the order is dead. The latest 10,000 are remembered.
+    Doubt is cast by a lost reply and dispelled by proof that the order is dead. The latest 10,000 are remembered, each
+    with the cases that wait to know.
     """
 
     __slots__ = ("_orders",)
 
     def __init__(self) -> None:
-        self._orders: OrderedDict[tuple[str | None, str | None], Verdict | None] = OrderedDict()
+        self._orders: OrderedDict[Name, WeakSet[Case]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._orders)
 
-    def cast(self, order: OrderRef) -> None:
-        """A cancel of ``order`` may have arrived, and nothing says what it did."""
-        self._orders.setdefault(order.name)
+    def cast(self, order: OrderRef, case: Case | None = None) -> None:
+        """A cancel of ``order`` may have arrived, and nothing says what it did; ``case`` waits to know."""
+        waiting = self._orders.setdefault(order.name, WeakSet())
+        if case is not None:
+            waiting.add(case)
         self._orders.move_to_end(order.name)
         if len(self._orders) > REMEMBERED:
             self._orders.popitem(last=False)
 
-    def resolve(self, name: tuple[str | None, str | None], verdict: Verdict) -> bool:
+    def resolve(self, name: Name, verdict: Verdict) -> bool:
         """The answer to a request came after its caller went, or after it was given up. Only the success of a cancel
-        proves something about an order in doubt; of an order that is not, nobody needs it. True if it proves."""
-        proves = name in self._orders and verdict.meaning is Meaning.CANCELED
-        if proves:
-            self._orders[name] = verdict
-        return proves
-
-    def proof(self, order: OrderRef) -> Verdict | None:
-        """The late answer that proves an order in doubt dead, or None."""
-        return self._orders.get(order.name) if self._orders else None
+        proves something: to the cases that wait to know, and to nobody who comes later, when the name may be another
+        order's. True if it proves."""
+        if verdict.meaning is not Meaning.CANCELED or name not in self._orders:
+            return False
+        for case in self._orders.pop(name):
+            case.proof = verdict
+        return True
 
     def dispel(self, order: OrderRef) -> None:
-        """``order`` is proved dead."""
+        """``order`` is proved dead, or the name is given to a new one."""
         self._orders.pop(order.name, None)
 
     def hold(self, order: OrderRef) -> bool:
@@ -210,6 +215,7 @@ class Case:
     """
 
     __slots__ = (
+        "__weakref__",
         "_code",
         "_denied",
         "_divided",
@@ -229,6 +235,7 @@ class Case:
         "failures",
         "order",
         "outcome",
+        "proof",
         "queue_time",
         "read_back_time",
         "venue",
@@ -253,6 +260,8 @@ class Case:
         self.outcome: CancelOutcome | None = None
         self.error: GatewayError | None = None
         """The account's error, to be raised where nothing is in doubt; the outcome is then only second best."""
+        self.proof: Verdict | None = None
+        """What a late answer proved."""
         self.exchange: Exchange | None = None
         """The latest request, whose failure asks for a pause."""
         self.queue_time = self.wire_time = self.read_back_time = 0.0
@@ -334,7 +343,7 @@ class Case:
             self._wire = reached
             self._doubt = True
             if deserted:
-                self._doubts.cast(self.order)
+                self._doubts.cast(self.order, self)
         elif reached is Wire.ANSWERED and self._wire is Wire.NOT_SENT:
             self._wire = reached
 
@@ -384,6 +393,7 @@ class Case:
         self._reads += 1
         self.failures += 1
         if self._looked_first:
+            self.failures = self._reads = 0
             return Step.SEND
         if self._message is None:
             self._message = reason
@@ -395,7 +405,7 @@ class Case:
 
     def consult(self, now: float) -> None:
         """Take the proof that a late answer brought, if there is one."""
-        if self.outcome is None and (proof := self._doubts.proof(self.order)) is not None:
+        if self.outcome is None and (proof := self.proof) is not None:
             self._code, self._message = proof.code, proof.message
             self._canceled(Evidence.REPLY, proof.executed, proof.remaining, now)
 
@@ -424,7 +434,7 @@ class Case:
 
     def _in_doubt(self, *, look: bool) -> Step:
         self._doubt = True
-        self._doubts.cast(self.order)
+        self._doubts.cast(self.order, self)
         self.failures += 1
         if self.attempts < self._limit and not look:
             return Step.SEND_AFTER_PAUSE

@@ -321,7 +321,7 @@ class WebSocketTransport(Generic[R]):
         if self._wanted is None:
             self._wanted = asyncio.Event()
         self._wanted.set()
-        if self._supervisor is None:
+        if self._supervisor is None or self._supervisor.done():
             self._supervisor = start(self._supervise(self._wanted))
         return asyncio.get_running_loop()
 
@@ -365,13 +365,13 @@ class WebSocketTransport(Generic[R]):
     def _sweep(self) -> None:
         """One timer for all requests: those that left, and those that wait, are each in the order of their time."""
         loop = asyncio.get_running_loop()
-        due = loop.time() - self._timeout
-        while (oldest := self._pending.oldest) is not None and oldest[1].since <= due:
+        now, timeout = loop.time(), self._timeout
+        while (oldest := self._pending.oldest) is not None and oldest[1].since + timeout <= now:
             key, ask = oldest
             self._pending.abandon(key)
             self._time_out(ask, Wire.MAYBE_SENT)
         for ask in list(self._outbox):
-            if ask.since > due:
+            if ask.since + timeout > now:
                 break
             del self._outbox[ask]
             self._time_out(ask, Wire.NOT_SENT)
@@ -382,7 +382,7 @@ class WebSocketTransport(Generic[R]):
         ]
         self._sweeper = None
         if heads:
-            self._sweeper = loop.call_at(min(heads) + self._timeout, self._sweep)
+            self._sweeper = loop.call_at(min(heads) + timeout, self._sweep)
         self._flush_soon()
 
     def _time_out(self, ask: _Ask[R], wire: Wire) -> None:
@@ -440,10 +440,10 @@ class WebSocketTransport(Generic[R]):
         return lambda endpoint: ConnectFailed(self._venue, endpoint, reason, wire=Wire.NOT_SENT)
 
     async def _pause(self, failures: int, wanted: asyncio.Event) -> None:
-        """Wait before the next attempt, as long as the policy says; once its ``base`` is over, only until somebody
+        """Wait before the next attempt, as long as the policy says; once the half of it is over, only until somebody
         wants a connection."""
         whole = self._retry.delay(failures, spread=random.random())
-        least = min(whole, self._retry.base)
+        least = min(whole, max(self._retry.base, whole / 2))
         await asyncio.sleep(least)
         try:
             async with asyncio.timeout(whole - least):

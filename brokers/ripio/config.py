@@ -19,6 +19,7 @@ __all__ = [
     "API_TOKEN_VARIABLE",
     "APPROVED",
     "BASIC",
+    "CLOCK_PATIENCE",
     "IDLE_CLOSE",
     "LEGACY_REST_URL",
     "LONGEST_EXTERNAL_ID",
@@ -97,6 +98,9 @@ LONGEST_TOLERANCE: Final = 60.0
 """Seconds that the header ``Timestamp-tolerance`` can ask for at most (OLD, Authentication)."""
 SERVER_TIME_CACHE: Final = 30.0
 """Seconds for which public endpoints are cached, the server's time among them (OLD, Rate limits)."""
+
+CLOCK_PATIENCE: Final = 2.0
+"""Seconds for which warming up waits for the vendor's time once the socket stands."""
 
 PROCESSING_TIME: Final = 10.0
 """Seconds after which the vendor gives up a request (NEW, trade/websocket_api/general_api_information). What such a

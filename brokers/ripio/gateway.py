@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from urllib.parse import quote
@@ -16,10 +15,11 @@ from urllib.parse import quote
 from tronsave_async.adapter import Adapter
 from tronsave_async.arguments import several_texts, timeout_seconds, whole_number
 from tronsave_async.coalescing import Delivery
-from tronsave_async.credentials import Secret
+from tronsave_async.credentials import Blot, Secret
 from tronsave_async.dispatch import Dispatcher, Meter
 from tronsave_async.errors import (
     AuthenticationRejected,
+    BadReply,
     GatewayError,
     OutcomeUnknown,
     UsageError,
@@ -27,6 +27,7 @@ from tronsave_async.errors import (
 from tronsave_async.http import HttpReply, HttpTransport
 from tronsave_async.limiter import Lane, RateLimit, RateLimiter, Scope
 from tronsave_async.orders import OrderRef, OrderSnapshot
+from tronsave_async.outcomes import Wire
 from tronsave_async.quota import shared_quota
 from tronsave_async.retry import Repeatable, RetryPolicy
 from tronsave_async.settlement import Meaning
@@ -42,6 +43,7 @@ from .config import VENUE
 if TYPE_CHECKING:
     import ssl as tls
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from decimal import Decimal
 
     import aiohttp
 
@@ -86,8 +88,8 @@ class RipioGateway(Adapter):
         limiter: share budgets with others; by default all gateways of the event loop on this token and host do.
         retry: how often and how long to try again, and to connect again.
         telemetry: who listens.
-        session: an aiohttp session of your own for REST; it is not closed.
-        ssl: a TLS context in place of the verifying default, for both hosts.
+        session: an aiohttp session of your own for REST; it is not closed, and brings its own TLS context.
+        ssl: a TLS context in place of the verifying default.
         request_timeout: seconds for one request. The vendor takes up to 10.
         connect_timeout: seconds for a connection to stand.
 
@@ -116,20 +118,21 @@ class RipioGateway(Adapter):
         token, key = Secret.of(api_token), Secret.of(secret)
         policy = retry or RetryPolicy()
         self._signer = Signer(token, key, token_field=token_field)
+        self._blot = Blot((token.reveal(), key.reveal()))
         self._http = HttpTransport(
             VENUE,
             rest_url,
             headers={"Content-Type": "application/json"},
             blot=(token.reveal(), key.reveal()),
             session=session,
-            ssl=ssl,
+            ssl=ssl if session is None else None,
             timeout=request_timeout,
             connect_timeout=connect_timeout,
         )
         self._socket: WebSocketTransport[wire.Frame] = WebSocketTransport(
             VENUE,
             ws_url,
-            read=wire.read_message,
+            read=self._read_message,
             retry=policy,
             ssl=ssl,
             timeout=request_timeout,
@@ -218,7 +221,7 @@ class RipioGateway(Adapter):
         async with self._dispatch.deadline("connect", timeout):
             asking = self._dispatch.spawn(self._ask_for_time(rejected=False))
             await self._socket.warm_up()
-            await asyncio.wait([asking])
+            await asyncio.wait([asking], timeout=config.CLOCK_PATIENCE)
 
     async def server_time(self, *, timeout: float | None = 10.0) -> datetime:
         """The vendor's clock (page: server-time), aware, in UTC. The vendor caches the answer for up to 30 seconds.
@@ -228,14 +231,13 @@ class RipioGateway(Adapter):
 
         Canceling the call is safe.
         """
-        stamp = await self._dispatch.call(
+        return await self._dispatch.call(
             "server_time",
             partial(self._server_time, rejected=False),
             lane=Lane.READ,
             repeatable=Repeatable.ALWAYS,
             timeout=timeout,
         )
-        return datetime.fromtimestamp(stamp / 1000, UTC)
 
     async def create(
         self,
@@ -403,8 +405,9 @@ class RipioGateway(Adapter):
 
         Canceling the call is safe.
         """
-        end = end_date if end_date is not None else datetime.now(UTC)
-        start = start_date if start_date is not None else end - config.LONGEST_PERIOD
+        # No end by default: it would be this machine's time, and hide what is newer by the vendor's.
+        end = "" if end_date is None else _moment("end_date", end_date)
+        start = start_date or (end_date or datetime.now(UTC)) - config.LONGEST_PERIOD
         query = {
             "pair": pair,
             "status": ",".join(several_texts("status", status)),
@@ -412,7 +415,7 @@ class RipioGateway(Adapter):
             "type": type or "",
             "ids": ",".join(several_texts("ids", ids)),
             "start_date": _moment("start_date", start),
-            "end_date": _moment("end_date", end),
+            "end_date": end,
         } | _page(page_size, current_page)
         return await self._list("orders", query, timeout)
 
@@ -452,15 +455,20 @@ class RipioGateway(Adapter):
         business = business_json(
             {"id": order_id} if order_id is not None else {"external_id": external_id}
         )
-        reply = await self._ask(exchange, business, partial(self._hear_late, name))
+        reply = await self._ask(exchange, business, partial(self._hear_late, name, exchange))
         said = verdict.cancel_verdict(reply, order_id, external_id)
         if said.meaning is Meaning.STALE:
-            await self._renew_clock(exchange)
-        self._dispatch.resolve(name, said)
+            self._renew_clock(exchange)
+        self._tell_the_doubtful(name, exchange, said)
         return {name: said}
 
-    def _hear_late(self, name: Name, reply: wire.Frame) -> None:
-        self._dispatch.resolve(name, verdict.cancel_verdict(reply, *name))
+    def _hear_late(self, name: Name, exchange: Exchange, reply: wire.Frame) -> None:
+        self._tell_the_doubtful(name, exchange, verdict.cancel_verdict(reply, *name))
+
+    def _tell_the_doubtful(self, name: Name, exchange: Exchange, said: Verdict) -> None:
+        order_id, external_id = name
+        order = OrderRef(id=order_id, client_id=external_id)
+        self._dispatch.resolve(order, said, exchange)
 
     async def _read_back(self, order: OrderRef, lane: Lane) -> Delivery[OrderSnapshot]:
         record = await self._dispatch.fetch(self._records, _name(order), lane)
@@ -507,6 +515,11 @@ class RipioGateway(Adapter):
 
     # -- how anything is sent -------------------------------------------------------------------------------------
 
+    def _read_message(
+        self, message: bytes | bytearray | memoryview
+    ) -> tuple[str, wire.Frame] | str:
+        return wire.read_message(self._blot(bytes(message)))
+
     async def _ask(
         self,
         exchange: Exchange,
@@ -515,6 +528,7 @@ class RipioGateway(Adapter):
     ) -> wire.Frame:
         """Send one admitted request over the socket, signed in the moment in which it leaves."""
         method = config.METHODS[exchange.endpoint]
+        await self._clock_is_right()
 
         def departing(request_id: str) -> bytes:
             exchange.depart()
@@ -534,6 +548,7 @@ class RipioGateway(Adapter):
     ) -> HttpReply:
         """Send one admitted GET, signed when the connection stands."""
         signed_path = self._http.path_of(path)
+        await self._clock_is_right()
 
         def departing(seen: bool) -> Mapping[str, str]:
             exchange.depart(seen)
@@ -602,9 +617,17 @@ class RipioGateway(Adapter):
         except AuthenticationRejected as error:
             if not verdict.clock_rejected(error):
                 raise
-        await self._renew_clock(exchange)
-        further = self._dispatch.open_exchange(exchange.endpoint, exchange.orders)
-        return await self._dispatch.admitted(further, exchange.lane, attempt)
+        further: Exchange | None = None
+        try:
+            self._renew_clock(exchange)
+            further = self._dispatch.open_exchange(exchange.endpoint, exchange.orders)
+            return await self._dispatch.admitted(further, exchange.lane, attempt)
+        finally:
+            # The first was not looked at: what may be in doubt is the further one, and since when.
+            if further is None or further.departed_at is None:
+                exchange.never_left()
+            else:
+                exchange.departed_time = further.departed_time
 
     # -- the vendor's clock ---------------------------------------------------------------------------------------
 
@@ -621,14 +644,18 @@ class RipioGateway(Adapter):
         self._vendor_clock.heard(stamp, exchange.departed_at, exchange.ended_at)
         self._renewed_at = exchange.ended_at
 
-    async def _renew_clock(self, exchange: Exchange) -> None:
-        """A signature's time was rejected: estimate the vendor's clock anew, once for all who were rejected by it."""
+    def _renew_clock(self, exchange: Exchange) -> None:
+        """A signature's time was rejected: estimate the vendor's clock anew, once for all who were rejected by it.
+        Whoever signs next waits for it."""
         assert exchange.departed_at is not None, "it was answered"
-        if self._renewed_at >= exchange.departed_at:
-            return
-        if self._renewal is None:
+        under_way = self._renewal is not None and not self._renewal.done()
+        if self._renewed_at < exchange.departed_at and not under_way:
             self._renewal = self._dispatch.spawn(self._ask_for_time(rejected=True))
-        await asyncio.wait([self._renewal])
+
+    async def _clock_is_right(self) -> None:
+        """Wait for the estimate that is under way, if there is one."""
+        if self._renewal is not None:
+            await asyncio.wait([self._renewal])
 
     async def _ask_for_time(self, *, rejected: bool) -> None:
         """Without an answer the estimate stays, and the fresh attempt is made with it."""
@@ -642,7 +669,7 @@ class RipioGateway(Adapter):
             if rejected:
                 self._renewal = None
 
-    async def _server_time(self, exchange: Exchange, *, rejected: bool) -> int:
+    async def _server_time(self, exchange: Exchange, *, rejected: bool) -> datetime:
         sending = self._http.send(
             "server_time",
             "GET",
@@ -651,14 +678,16 @@ class RipioGateway(Adapter):
         )
         reply = await self._dispatch.carry(exchange, sending)
         stamp = verdict.server_time(reply.status, reply.body, reply.retry_after())
+        moment = _time_of(stamp)
         assert exchange.departed_at is not None
         assert exchange.ended_at is not None
         self._timestamp(b"")
         assert self._vendor_clock is not None, "just made"
+        stamp = _freshest(stamp, reply.date())
         self._vendor_clock.told(stamp, exchange.departed_at, exchange.ended_at, rejected=rejected)
         if rejected:
             self._renewed_at = exchange.ended_at
-        return stamp
+        return moment
 
 
 def _name(order: OrderRef) -> Name:
@@ -678,6 +707,23 @@ def _is_that(found: wire.Order, pair: str, side: str, sent_at: datetime) -> bool
         and found.pair in (None, pair)
         and found.side in (None, side)
     )
+
+
+def _freshest(stamp: int, sent: datetime | None) -> int:
+    """The vendor's time in milliseconds, by the answer or, where that came out of a cache, by the moment in which the
+    reply was made, which is told in whole seconds."""
+    if sent is None:
+        return stamp
+    made = int(sent.timestamp() * 1000)
+    return stamp if made - stamp < 1500 else made + 500
+
+
+def _time_of(stamp: int) -> datetime:
+    try:
+        return datetime.fromtimestamp(stamp / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        reason = "the reply's time is out of all calendars"
+        raise BadReply(VENUE, "server_time", reason, wire=Wire.ANSWERED) from None
 
 
 def _moment(name: str, moment: datetime) -> str:

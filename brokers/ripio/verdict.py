@@ -140,6 +140,7 @@ _CLOSED: Final = re.compile(
     r"|(the )?order (was |is |has been )?already (cancell?ed|closed|executed)( or (fully )?executed)?"
 )
 _SIGNATURE: Final = re.compile(r"\b(signature|timestamp|expired)\b")
+_TOKEN: Final = re.compile(r"\b(token|blocked|key)\b")
 _FUNDS: Final = re.compile(r"\b(funds|balance)\b")
 _ADDRESS: Final = re.compile(r"\b(url|path|route|endpoint)\b")
 _TIMED_OUT: Final = re.compile(r"\btime-?out\b|\btimed[ -]out\b")
@@ -183,11 +184,14 @@ def read_error(
 
 
 def clock_rejected(error: GatewayError) -> bool:
-    """Whether the vendor rejected a signature or its time, and did not look at the request: with the clock corrected,
-    one fresh attempt is worth while."""
-    return isinstance(error, AuthenticationRejected) and (
-        error.code == "40011" or _SIGNATURE.search(_plain(error.text)) is not None
-    )
+    """Whether the vendor rejected a signature or its time, or may have, and did not look at the request: with the clock
+    corrected, one fresh attempt is worth while. OLD has one code, 40100, for whatever is not authorized."""
+    if not isinstance(error, AuthenticationRejected):
+        return False
+    text = _plain(error.text)
+    if error.code == "40100":
+        return _TOKEN.search(text) is None
+    return error.code == "40011" or _SIGNATURE.search(text) is not None
 
 
 def is_daily(status: int, message: str | None) -> bool:

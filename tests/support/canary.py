@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from brokers.ripio.gateway import RipioGateway
+from brokers.sms4sats.gateway import Sms4SatsGateway
 from brokers.tronsave import TronSaveGateway
 
 if TYPE_CHECKING:
@@ -88,7 +89,11 @@ class WatchedRipio(RipioGateway):
     """The same for Ripio."""
 
 
-for gateway in (WatchedGateway, WatchedRipio):
+class WatchedSms4Sats(Sms4SatsGateway):
+    """The same for sms4sats."""
+
+
+for gateway in (WatchedGateway, WatchedRipio, WatchedSms4Sats):
     for name, member in inspect.getmembers(gateway, inspect.iscoroutinefunction):
         if not name.startswith("_"):
             setattr(gateway, name, watched(member))

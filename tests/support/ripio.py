@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from brokers.ripio.sandbox import OrderState as Recorded
@@ -22,12 +24,14 @@ from tronsave_async import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from brokers.ripio.gateway import RipioGateway
 
 UNMETERED = RateLimit(100_000, per=1.0, margin=0.0)
 QUICK = RetryPolicy(base=0.001, cap=0.002, quota=10_000, quota_refill=10_000)
+PROMPT = RetryPolicy(base=0.0, cap=0.0, quota=10_000, quota_refill=10_000)
+"""No pauses at all: on a clock that jumps, every moment is then a round number."""
 
 STATES = {
     Recorded.OPEN: OrderState.OPEN,
@@ -37,18 +41,33 @@ STATES = {
 }
 
 
+def strict(**fields: Any) -> RipioRules:
+    """Rules by which no signature is accepted twice."""
+    return RipioRules(**({"reject_replayed_signatures": True} | fields))
+
+
+def virtual_now() -> Callable[[], datetime]:
+    """A wall clock that goes with the event loop's: for a sandbox whose loop jumps over the waiting."""
+    loop = asyncio.get_running_loop()
+    wall, start = datetime.now(UTC), loop.time()
+    return lambda: wall + timedelta(seconds=loop.time() - start)
+
+
 @asynccontextmanager
 async def vendor(
     rules: RipioRules | None = None, **options: Any
 ) -> AsyncIterator[tuple[RipioSandbox, RipioGateway]]:
-    """Yield a sandbox that meters nothing and a quick gateway at it; ``gateway_*`` options go to the gateway."""
+    """Yield a sandbox that meters nothing and a quick gateway at it; ``gateway_*`` options go to the gateway.
+
+    By default the sandbox accepts no signature twice.
+    """
     ours = {name[8:]: options.pop(name) for name in list(options) if name.startswith("gateway_")}
     settings: dict[str, Any] = {
         "api_token": f"token-{CANARY}",
         "secret": f"secret-{CANARY}",
         "requests_per_window": 100_000,
     } | options
-    async with RipioSandbox(rules=rules, **settings) as sandbox:
+    async with RipioSandbox(rules=rules or strict(), **settings) as sandbox:
         gateway_settings: dict[str, Any] = {
             "ws_url": sandbox.ws_url,
             "rest_url": sandbox.rest_url,
