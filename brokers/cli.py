@@ -55,13 +55,19 @@ def _run() -> int:
             raise
         print(EXTRA_MISSING, file=sys.stderr)
         return USAGE
+    from .cli_orders import CommandFailed
+
     try:
         code: int = _commands().main(prog_name=NAME, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except CommandFailed as error:
+        return _complain(error.text, error.code)
     except click.Abort:  # click's name for it
         raise KeyboardInterrupt from None
+    except SystemExit:  # the same
+        raise BrokenPipeError from None
     return code
 
 
@@ -82,15 +88,34 @@ def _hang_up() -> int:
 def _commands() -> click.Group:
     import click
 
-    from tronsave_async import __version__
+    from .cli_orders import EXIT_CODES, order_commands
 
-    group = click.Group(
-        "tronsave-async",
+    return click.Group(
+        NAME,
         help="Cancel orders at several vendors, and know what happened to each of them.",
-        commands=[_demo_command()],
+        epilog=EXIT_CODES,
+        commands=[*order_commands(_perform), _demo_command()],
+        params=[
+            click.Option(
+                ["--version"],
+                is_flag=True,
+                expose_value=False,
+                is_eager=True,
+                callback=_version,
+                help="Show the version and exit.",
+            )
+        ],
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88},
     )
-    return click.version_option(__version__, prog_name=NAME)(group)
+
+
+def _version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from tronsave_async import __version__
+
+    print(f"{NAME}, version {__version__}")
+    context.exit()
 
 
 def _demo_command() -> click.Command:
@@ -136,7 +161,6 @@ The exit code is 0 only if no outcome told a lie.
 def _demo(
     *, vendor: str, orders: int | None, seed: int, no_faults: bool, pace: float | None
 ) -> int:
-    import asyncio
     import random
 
     from .demo import Plan, Progress
@@ -148,7 +172,7 @@ def _demo(
     progress = Progress(plan.orders)
     stage = stage_of(plan, progress.hear)
     work = show(stage, plan, progress, Screen(open_console()))
-    return _exit_code(asyncio.run(_until_signal(work)), progress)
+    return _exit_code(_perform(work), progress)
 
 
 def _stage_of(vendor: str) -> type[Stage[Any, Any]]:
@@ -173,19 +197,34 @@ def _exit_code(ended: Report | signal.Signals, progress: Progress) -> int:
 # --- signals --------------------------------------------------------------------------------------
 
 
+def _perform(work: Coroutine[Any, Any, T]) -> T | signal.Signals:
+    """Run ``work`` on an event loop of its own and return its result; or the signal that ended it."""
+    import asyncio
+
+    return asyncio.run(_until_signal(work))
+
+
 async def _until_signal(work: Coroutine[Any, Any, T]) -> T | signal.Signals:
-    """Await ``work`` and return its result; or cancel it when SIGINT or SIGTERM comes, and return the signal."""
-    import anyio
+    """Await ``work`` and return its result; or cancel it when SIGINT or SIGTERM comes, and return the signal.
+
+    What ``work`` does at its end is waited for, and cut short by a second signal.
+    """
+    import asyncio
 
     caught: list[signal.Signals] = []
-    with anyio.CancelScope() as scope:
+    task = asyncio.current_task()
+    assert task is not None, "this is a coroutine"
 
-        def stop(number: int) -> None:
-            caught.append(signal.Signals(number))
-            scope.cancel()
+    def stop(number: int) -> None:
+        caught.append(signal.Signals(number))
+        task.cancel()
 
-        with _handling(stop):
+    with _handling(stop):
+        try:
             return await work
+        except asyncio.CancelledError:
+            if not caught:
+                raise
     return caught[0]
 
 

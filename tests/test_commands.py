@@ -198,7 +198,7 @@ async def test_cancel_tells_each_outcome(sandbox: TronSaveSandbox) -> None:
     assert code == UNKNOWN
     by_order = {str(answer.order): type(answer) for answer in told}
     assert by_order == {opened: Canceled, filled: AlreadyClosed, nobody: Unknown}
-    lines = [msgspec.json.decode(commands.encode(t), type=CancelOutcome) for t in told]  # type: ignore[arg-type]
+    lines = [msgspec.json.decode(commands.encode(t), type=CancelOutcome) for t in told]
     assert lines == told
 
 
@@ -342,7 +342,7 @@ async def test_a_bot_that_is_pointed_at_a_simulator_finds_it(vendor: str) -> Non
         lines = commands.introduce(served).split("in code")[1].split("\n\n")[0]
         exec("\n".join(line.strip() for line in lines.splitlines()), namespace)
         async with namespace["gateway"] as gateway:
-        code, answers = await read(gateway, OrderRef(id=served.orders[0]))
+            code, answers = await read(gateway, OrderRef(id=served.orders[0]))
             assert (code, answers[0].state) == (ALIVE, OrderState.OPEN)
 
 

@@ -14,21 +14,23 @@ import trustme
 
 from support.canary import CANARY
 from support.raw_server import RawServer, Reply, http
+from tronsave_async.credentials import Secret
 from tronsave_async.errors import (
     BadReply,
     ConnectFailed,
     ConnectionLost,
     GatewayClosed,
     GatewayError,
+    RequestFailed,
     RequestTimeout,
     UsageError,
 )
 from tronsave_async.exchange import Revoked
-from tronsave_async.http import HttpReply, HttpTransport
+from tronsave_async.http import KNOWN_PATHS, HttpReply, HttpTransport
 from tronsave_async.outcomes import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from pathlib import Path
 
 SECRET = CANARY
@@ -433,4 +435,131 @@ async def test_tls_is_verified_and_a_custom_context_is_used(certificate: Path) -
         trusting = tls.create_default_context(cafile=str(certificate.with_name("ca.pem")))
         client = transport(server.url, ssl=trusting)
         assert (await send(client)).status == 200
+        await client.aclose()
+
+
+# -- what leaves with the request --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["the transport's session", "a session of ours"])
+async def test_headers_that_must_not_be_older(own: bool) -> None:
+    """What ``departing`` returns leaves with this request alone, in place of what the transport sends by itself."""
+    seen: list[bool] = []
+
+    def departing(at_the_moment: bool) -> Mapping[str, str] | None:
+        seen.append(at_the_moment)
+        return {"X-Signature": f"s{len(seen)}", "APIKEY": "other"} if len(seen) < 3 else None
+
+    async with RawServer() as server, aiohttp.ClientSession() as session:
+        client = transport(server.url, session=session if own else None)
+        for _ in range(3):
+            await client.send("call", "POST", "/path", departing=departing, body=b"{}")
+        await client.aclose()
+        heads = [request.decode().lower().split("\r\n") for request in server.requests]
+        signatures = [[line for line in head if line.startswith("x-signature")] for head in heads]
+        assert signatures == [["x-signature: s1"], ["x-signature: s2"], []]
+        keys = [[line for line in head if line.startswith("apikey")] for head in heads]
+        assert keys == [["apikey: other"], ["apikey: other"], [f"apikey: {SECRET}"]]
+        assert all("accept-encoding: identity" in head for head in heads)
+    assert seen == [not own] * 3
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["the transport's session", "a session of ours"])
+async def test_departing_that_raises_ends_the_attempt_before_a_byte_leaves(own: bool) -> None:
+    """Whatever making the last headers raises, nothing was sent, and the next request is sent in full."""
+
+    def departing(_: bool) -> Mapping[str, str] | None:
+        raise UsageError("no signature")
+
+    async with RawServer() as server, aiohttp.ClientSession() as session:
+        client = transport(server.url, session=session if own else None)
+        with pytest.raises(UsageError, match="no signature"):
+            await client.send("call", "GET", "/path", departing=departing)
+        assert server.requests == []
+        assert (await send(client)).status == 200
+        await client.aclose()
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "/v1", "/v1/", "/a%20b"])
+@pytest.mark.parametrize("path", ["/orders/a%2Fb%3Fc", "/orders/%25", "/orders/%C3%A9", "/o+p"])
+async def test_percent_encoded_path_leaves_as_it_is(prefix: str, path: str) -> None:
+    """The path on the wire is ``path_of``, byte for byte: what was encoded is not decoded, nor encoded again."""
+    async with RawServer() as server:
+        client = transport(server.url + prefix)
+        expected = prefix.rstrip("/") + path
+        assert client.path_of(path) == expected
+        await client.send("call", "GET", path, departing=Departures(), query={"q": "%2F&"})
+        await client.send("call", "GET", path, departing=Departures())
+        lines = [request.split(b"\r\n")[0].decode() for request in server.requests]
+        assert lines == [f"GET {expected}?q=%252F%26 HTTP/1.1", f"GET {expected} HTTP/1.1"]
+        await client.aclose()
+
+
+async def test_many_paths_are_not_all_kept() -> None:
+    """Paths that name orders do not fill the memory."""
+    async with RawServer() as server:
+        client = transport(server.url)
+        for number in range(KNOWN_PATHS + 10):
+            await client.send("call", "GET", f"/orders/{number}", departing=Departures())
+        assert len(client._urls) == KNOWN_PATHS
+        assert server.requests[-1].startswith(b"GET /orders/73 HTTP/1.1\r\n")
+        await client.aclose()
+
+
+# -- queries that hold secrets -----------------------------------------------------------------------------------
+
+FAILURES = {
+    "closed": Reply(then="close"),
+    "reset": Reply(then="abort"),
+    "garbage": Reply(b"garbage\r\n\r\n", then="close"),
+    "cut": Reply(http(body=b"{", length=9), then="close"),
+    "hangs": Reply(then="hang"),
+}
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions that are shown with one."""
+    cause = error.__cause__
+    if cause is None and not error.__suppress_context__:
+        cause = error.__context__
+    if cause is not None:
+        yield cause
+        yield from causes(cause)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("discreet", [False, True])
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_discreet_failures_show_no_query(failure: str, discreet: bool) -> None:
+    """A discreet transport's errors come without aiohttp's, whose frames hold the URL; they say as much themselves."""
+    query = {"orderId": Secret.masked(f"order-{SECRET}")}
+    async with RawServer([FAILURES[failure]]) as server:
+        client = transport(server.url, discreet=discreet)
+        with pytest.raises(RequestFailed) as caught:
+            await client.send("call", "GET", "/path", departing=Departures(), query=query)
+        assert f"orderId=order-{SECRET}".encode() in server.requests[0]
+        assert caught.value.wire is Wire.MAYBE_SENT
+        assert caught.value.reason
+        assert bool(list(causes(caught.value))) is not discreet
+        if discreet:
+            shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+            assert SECRET not in "".join(shown.format())
+        await client.aclose()
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["the transport's session", "a session of ours"])
+async def test_discreet_failure_to_connect(own: bool) -> None:
+    """Where nobody listens the error says why, and neither it nor its frames say what was asked."""
+    query = {"orderId": Secret.masked(f"order-{SECRET}")}
+    async with aiohttp.ClientSession() as session:
+        client = transport(
+            f"http://127.0.0.1:{free_port()}", discreet=True, session=session if own else None
+        )
+        with pytest.raises(ConnectFailed) as caught:
+            await client.send("call", "GET", "/path", departing=Departures(), query=query)
+        assert caught.value.wire is Wire.NOT_SENT
+        assert "connect call failed" in caught.value.reason.lower()
+        assert list(causes(caught.value)) == []
+        shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        assert SECRET not in "".join(shown.format())
         await client.aclose()

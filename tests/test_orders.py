@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tronsave_async.errors import UsageError
-from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
+from tronsave_async.orders import BearerRef, OrderRef, OrderSnapshot, OrderState
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -135,3 +135,52 @@ def test_a_snapshot_goes_through_json() -> None:
     data = msgspec.json.encode(snapshot)
     assert b'"executed":"0.10"' in data
     assert msgspec.json.decode(data, type=OrderSnapshot) == snapshot
+
+
+# -- an id that is a secret --------------------------------------------------------------------------------------
+
+BEARER = "7dc6e6b61d8c54dff6b8d6ea2e3f08b018e57963df81d493a6f9728c4dc83318"
+
+
+def test_a_bearer_ref_is_shown_masked() -> None:
+    """Printed, alone or within a snapshot, a bearer's id shows its beginning and no more."""
+    ref = BearerRef(id=BEARER, created_at=AT)
+    snapshot = OrderSnapshot(order=ref, venue="v", state=OrderState.OPEN)
+    for text in (repr(ref), str(ref), f"{ref}", repr(snapshot), str(snapshot), repr([ref])):
+        assert BEARER[:4] in text
+        assert BEARER[4:9] not in text
+    assert str(ref) == "7dc6…"
+    assert repr(ref) == f"OrderRef(id='7dc6…', created_at={AT!r})"
+
+
+def test_a_bearer_ref_is_the_order_it_names() -> None:
+    """It equals the plain ref of the same name and time, either way round, and no other."""
+    ref, plain = BearerRef(id=BEARER), OrderRef(id=BEARER)
+    assert ref == plain
+    assert plain == ref
+    assert ref == BearerRef(id=BEARER)
+    assert ref.name == plain.name == (BEARER, None)
+    assert hash(ref) == hash(BearerRef(id=BEARER))
+    assert len({ref, BearerRef(id=BEARER), BearerRef(id=BEARER, created_at=AT)}) == 2
+    for other in (
+        OrderRef(id="1"),
+        OrderRef(client_id=BEARER),
+        OrderRef(id=BEARER, created_at=AT),
+        BearerRef(id=BEARER, created_at=AT),
+        BEARER,
+        None,
+    ):
+        assert ref != other
+        assert other != ref
+
+
+def test_a_bearer_ref_is_kept_whole() -> None:
+    """What is written down is the plain name, and read again it names the same order."""
+    ref = BearerRef(id=BEARER, created_at=AT)
+    data = msgspec.json.encode(ref)
+    assert data == msgspec.json.encode(OrderRef(id=BEARER, created_at=AT))
+    assert msgspec.json.decode(data, type=OrderRef) == ref
+    with pytest.raises(UsageError):
+        BearerRef(id="1", client_id="2")
+    with pytest.raises(AttributeError):
+        ref.id = "2"  # type: ignore[misc]

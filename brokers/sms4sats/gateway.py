@@ -7,8 +7,7 @@ shown masked everywhere else.
 from __future__ import annotations
 
 from collections import OrderedDict
-from datetime import UTC, datetime
-from functools import partial
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 from tronsave_async.adapter import Adapter
@@ -208,7 +207,6 @@ class Sms4SatsGateway(Adapter):
             reply = await self._send(exchange, "POST", body=body, headers=headers)
             return verdict.created_order(reply.status, reply.body, reply.retry_after())
 
-        sent_at = datetime.now(UTC)
         created = await self._dispatch.call(
             "create",
             attempt,
@@ -217,7 +215,8 @@ class Sms4SatsGateway(Adapter):
             timeout=timeout,
             how_to_check=_LOOK_AT_BALANCE,
         )
-        self._remember(created.order_id, sent_at)
+        # At the latest: it may have waited for its turn, or have been repeated.
+        self._remember(created.order_id, datetime.now(UTC))
         return created
 
     async def orderstatus(
@@ -231,8 +230,10 @@ class Sms4SatsGateway(Adapter):
 
         Canceling the call is safe.
         """
-        key = _key_of(self._usable(order))
-        return await self._read("status", partial(self._status, key), timeout)
+        order = self._usable(order)
+        key = _key_of(order)
+        told = await self._dispatch.poll("status", self._statuses, [key], timeout)
+        return told[key]
 
     async def price(
         self,
@@ -291,10 +292,11 @@ class Sms4SatsGateway(Adapter):
         if created_at is None:
             return Opening()
         now = datetime.now(UTC)
-        if now >= created_at + config.AUTO_CANCEL_AFTER:
+        age = max(now - created_at, timedelta(0))  # what exists was not created later
+        if age >= config.AUTO_CANCEL_AFTER:
             return Opening(Step.READ_BACK)
-        permitted = created_at + config.CANCEL_AFTER
-        return Opening(not_before=permitted if self._holds and now < permitted else None)
+        held = self._holds and age < config.CANCEL_AFTER
+        return Opening(not_before=now + (config.CANCEL_AFTER - age) if held else None)
 
     def _created_at(self, order: OrderRef) -> datetime | None:
         return order.created_at or self._created.get(order.id or "")
@@ -315,19 +317,20 @@ class Sms4SatsGateway(Adapter):
         snapshot = None
         if told.value is not None:
             created_at = self._created_at(order)
-            limit = config.AUTO_CANCEL_AFTER
-            overdue = created_at is not None and datetime.now(UTC) >= created_at + limit
+            overdue = (
+                created_at is not None
+                and datetime.now(UTC) - created_at >= config.AUTO_CANCEL_AFTER
+            )
             snapshot = verdict.snapshot_of(order, told.value, overdue=overdue)
         return Delivery(told.exchange, snapshot, told.failure)
 
     async def _fetch_status(
         self, ids: Sequence[str], exchange: Exchange
     ) -> Mapping[str, wire.OrderStatus]:
-        return {ids[0]: await self._status(ids[0], exchange)}
-
-    async def _status(self, order_id: str, exchange: Exchange) -> wire.OrderStatus:
+        order_id = ids[0]
         reply = await self._send(exchange, "GET", query={"orderId": order_id})
-        return verdict.order_status(order_id, reply.status, reply.body, reply.retry_after())
+        told = verdict.order_status(order_id, reply.status, reply.body, reply.retry_after())
+        return {order_id: told}
 
     # -- how anything is sent -------------------------------------------------------------------------------------
 
@@ -358,6 +361,7 @@ class Sms4SatsGateway(Adapter):
         if reply.headers.get("Age", "0").strip() != "0":
             reason = "the reply came out of a cache"
             raise BadReply(VENUE, endpoint, reason, wire=Wire.ANSWERED, status=reply.status)
+        reply.body = wire.Unshown(reply.body)
         return reply
 
     async def _get(

@@ -11,8 +11,9 @@ read the cautious way, and said so here:
 - ``status: "OK"`` with an ``error`` is a failed order where the order was asked for; in reply to a cancel it
   contradicts itself.
 - There is no state. A code means delivered, and the invoice settled; an error text means canceled, and the money went
-  back; otherwise the order waits, as far as the vendor tells: what it says of an order that its buyer canceled is not
-  documented. Of an order older than the vendor's 21 minutes that seems to wait, nothing is proved.
+  back, unless it speaks only of the vendor's own trouble or of an unknown order; otherwise the order waits, as far as
+  the vendor tells: what it says of an order that its buyer canceled is not documented. Of an order older than the
+  vendor's 21 minutes that seems to wait, nothing is proved.
 - A reply out of a cache says nothing about now.
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import quote
 
 from tronsave_async.errors import (
     AuthenticationRejected,
@@ -88,7 +90,17 @@ _NO_SUCH_ORDER: Final = re.compile(
     r"(the )?order( id)? (was )?(not found|does not exist|unknown)|(unknown|no such) order( id)?",
     re.IGNORECASE,
 )
+_ENDED: Final = re.compile(r"cancel|refund|return|expire", re.IGNORECASE)
+"""Words of an order's end, whatever led to it."""
 _KEY: Final = re.compile(r"\bapi[ -_]?key\b|\bunauthori[sz]ed\b", re.IGNORECASE)
+
+_MESSAGES: Final[Mapping[str, OrderState]] = {
+    "created": OrderState.OPEN,
+    "sent": OrderState.FILLED,
+    "delivered": OrderState.FILLED,
+    "failed": OrderState.CANCELED,
+}
+"""How far a message is, and so its invoice: settled once it was sent, returned where it failed (create-send-order)."""
 
 
 # -- errors --------------------------------------------------------------------------------------------------------
@@ -145,7 +157,10 @@ def _bad(endpoint: str, reason: str, status: int) -> BadReply:
 
 
 def _quoted(text: str, hidden: str | None) -> str:
-    return text.replace(hidden, "***") if hidden else text
+    """A text without the hidden one, also where that was encoded for a URL or its letters changed their case."""
+    for shape in {hidden, quote(hidden, safe="")} if hidden else ():
+        text = re.sub(re.escape(shape), "***", text, flags=re.IGNORECASE)
+    return text
 
 
 def read_success(
@@ -192,8 +207,8 @@ def cancel_verdict(
         text = error.text if isinstance(error, VendorError) else error.reason
         return Verdict(meaning=MEANINGS[type(error)], message=text or None, error=error)
     assert reply is not None, "a success is an object"
-    if reply.has("error") or reply.has("reason"):
-        said = reply.text("error") or reply.text("reason") or ""
+    if reply.has("error") or reply.has("reason") or reply.has("code"):
+        said = reply.words("error") or reply.words("reason") or "the reply contradicts itself"
         return Verdict(meaning=Meaning.AMBIGUOUS, message=_quoted(said, order_id))
     return Verdict(meaning=Meaning.CANCELED)
 
@@ -212,16 +227,20 @@ def order_status(
     """
 
     def read(reply: Reply) -> OrderStatus | None:
-        error = reply.text("error")
+        paid, code, error = reply.flag("paid"), reply.digits("code"), reply.words("error")
+        told = {"paid": paid, "code": code, "error": error}
+        if any(value is None and reply.has(name) for name, value in told.items()):
+            return None
         return OrderStatus(
-            paid=reply.truth("paid"),
-            code=reply.number("code"),
-            number=reply.number("number"),
+            paid=paid,
+            code=code,
+            number=reply.digits("number"),
             error=None if error is None else _quoted(error, order_id),
             id=reply.text("id"),
             timestamp=reply.whole("timestamp"),
             country=reply.text("country"),
             service=reply.text("service"),
+            sms_status=reply.words("smsStatus"),
         )
 
     return read_success("status", status, body, read, retry_after, order_id)
@@ -238,13 +257,22 @@ def state_of(status: OrderStatus, *, overdue: bool) -> OrderState:
     if status.code is not None:
         return OrderState.FILLED if status.error is None else OrderState.UNKNOWN
     if status.error is not None:
-        return OrderState.CANCELED
+        return OrderState.CANCELED if _ends(status.error) else OrderState.UNKNOWN
+    if status.sms_status is not None:
+        return _MESSAGES.get(status.sms_status.casefold(), OrderState.UNKNOWN)
     return OrderState.UNKNOWN if overdue or status.paid is None else OrderState.OPEN
+
+
+def _ends(error: str) -> bool:
+    """Whether an order's error says that it ended, and not that the vendor cannot tell."""
+    if _ENDED.search(error):
+        return True
+    return not (_OUTAGE.search(error) or _NO_SUCH_ORDER.fullmatch(error.strip(" .!")))
 
 
 def snapshot_of(order: OrderRef, status: OrderStatus, *, overdue: bool) -> OrderSnapshot:
     """What the vendor says about an order. There are no amounts: an order is for one code."""
-    word = status.error
+    word = status.error or status.sms_status
     if word is None and status.paid is not None:
         word = "paid" if status.paid else "not paid"
     state = state_of(status, overdue=overdue)
@@ -263,10 +291,10 @@ def created_order(status: int, body: bytes, retry_after: float | None = None) ->
     """
 
     def read(reply: Reply) -> CreatedOrder | None:
-        order_id = reply.text("orderId")
+        order_id = reply.digits("orderId")
         if order_id is None or reply.has("error"):
             return None
-        return CreatedOrder(order_id=order_id, payreq=reply.text("payreq"))
+        return CreatedOrder(order_id=order_id, payreq=reply.words("payreq"))
 
     return read_success("create", status, body, read, retry_after)
 

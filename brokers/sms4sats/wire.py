@@ -18,6 +18,7 @@ __all__ = [
     "Price",
     "Reply",
     "Service",
+    "Unshown",
     "read_reply",
     "read_rows",
 ]
@@ -32,7 +33,7 @@ _decode_truth = msgspec.json.Decoder(bool).decode
 _decode_amount = msgspec.json.Decoder(Decimal).decode
 _decode_whole = msgspec.json.Decoder(int, strict=False).decode
 _NOTHING: Final = frozenset({b"null", b'""', b"false"})
-_NO_NUMBER: Final = frozenset({b"0", b'"0"'})
+_BLANK: Final = _NOTHING | {b"0", b'"0"', b"[]", b"{}"}
 
 _MAGNITUDE: Final = 30
 """No price has more digits."""
@@ -49,6 +50,7 @@ class OrderStatus(msgspec.Struct, frozen=True, kw_only=True):
         id: the vendor's number for the delivery, as text, or None.
         timestamp: the vendor's, in milliseconds since 1970, or None.
         country, service: as ordered, or None.
+        sms_status: how far a message is that was to be sent, in the vendor's word; None of other orders.
     """
 
     paid: bool | None = None
@@ -59,6 +61,7 @@ class OrderStatus(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: int | None = None
     country: str | None = None
     service: str | None = None
+    sms_status: str | None = None
 
 
 class CreatedOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +76,9 @@ class CreatedOrder(msgspec.Struct, frozen=True, kw_only=True):
     payreq: str | None = None
 
     def __repr__(self) -> str:
-        return f"CreatedOrder(order_id='{self.order_id[:4]}…', payreq='{(self.payreq or '')[:10]}…')"
+        return (
+            f"CreatedOrder(order_id='{self.order_id[:4]}…', payreq='{(self.payreq or '')[:10]}…')"
+        )
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +127,13 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     count: int | None = None
 
 
+class Unshown(bytes):
+    """A reply's body, whose ``repr`` shows nothing: it may tell an order's id or code."""
+
+    def __repr__(self) -> str:
+        return "b'***'"
+
+
 class Reply:
     """A JSON object of the vendor's, of which each field is read for itself: one odd field hides no other."""
 
@@ -131,25 +143,33 @@ class Reply:
         self._fields = fields
 
     def has(self, name: str) -> bool:
-        """Whether a field says something: it is there, and neither null, false nor empty."""
-        raw = self._fields.get(name)
-        return raw is not None and bytes(raw).strip() not in _NOTHING
+        """Whether a field says something: it is there, and neither null, false, empty nor 0, with which the vendor says
+        that there is nothing yet."""
+        raw = self._raw(name)
+        if raw is None or raw in _BLANK:
+            return False
+        text = self._read(name, _decode_text)
+        return text is None or bool(text.strip())
 
     def text(self, name: str) -> str | None:
-        """A field as text: text as it is, anything else as its JSON text; None where it says nothing."""
-        if not self.has(name):
+        """A field as text: text as it is, anything else as its JSON text; None where it is null, false or empty."""
+        raw = self._raw(name)
+        if raw is None or raw in _NOTHING:
             return None
-        raw = self._fields[name]
-        try:
-            return _decode_text(raw)
-        except _UNFIT:
-            return bytes(raw).decode(errors="replace")
+        text: str | None = self._read(name, _decode_text)
+        return raw.decode(errors="replace") if text is None else text
 
-    def number(self, name: str) -> str | None:
-        """A phone number as text; None also for 0, with which the vendor says that there is none yet."""
-        if not self.has(name) or bytes(self._fields[name]).strip() in _NO_NUMBER:
+    def words(self, name: str) -> str | None:
+        """A field that is text; None where it says nothing, or is none."""
+        words: str | None = self._read(name, _decode_text) if self.has(name) else None
+        return words
+
+    def digits(self, name: str) -> str | None:
+        """A code or number as text, sent as text or as a whole number; None where it says nothing, or is neither."""
+        raw = self._raw(name)
+        if raw is None or not self.has(name):
             return None
-        return self.text(name)
+        return raw.decode() if raw.isdigit() else self.words(name)
 
     def truth(self, name: str) -> bool | None:
         """A field that is true or false; None where it is neither."""
@@ -172,6 +192,10 @@ class Reply:
         amount: Decimal | None = self._read(name, _decode_amount)
         sound = amount is not None and amount.is_finite() and abs(amount.adjusted()) < _MAGNITUDE
         return amount if sound else None
+
+    def _raw(self, name: str) -> bytes | None:
+        raw = self._fields.get(name)
+        return None if raw is None else bytes(raw).strip()
 
     def _read(self, name: str, decode: Any) -> Any:
         try:

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Play", "playing", "until"]
 
-EARLIER_IS_PROMPT = 0.5
-"""Seconds on the loop's clock within which something happens "at once"."""
-
 
 class Play:
     """One stage with one gateway at it.
