@@ -138,7 +138,8 @@ def _demo_command() -> click.Command:
         click.Option(["--no-faults"], is_flag=True, help="Let every request arrive and return."),
         click.Option(["--pace"], type=click.FloatRange(0.05), hidden=True),
     ]
-    return click.Command("demo", callback=_demo, params=options, help=DEMO_HELP)
+    short = "Cancel orders at a simulated vendor while things go wrong."
+    return click.Command("demo", callback=_demo, params=options, help=DEMO_HELP, short_help=short)
 
 
 VENDORS: Final = ("tronsave", "ripio")

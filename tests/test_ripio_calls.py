@@ -29,6 +29,7 @@ from tronsave_async import (
     RateLimited,
     RequestFailed,
     RequestTimeout,
+    Unknown,
     UsageError,
     VendorFailure,
     open_gateway,
@@ -257,8 +258,39 @@ async def test_create_that_is_never_found(limit: float) -> None:
             await gateway.create(**LIMIT, external_id="e", timeout=limit)
         assert len(sandbox.requests_to("create")) == 1
         looks = len(sandbox.requests_to("order_by_external_id"))
-        assert looks == (2 if limit > config.PROCESSING_TIME else 1)
+        assert looks == 2
         assert len(sandbox.orders) == 0
+
+
+@pytest.mark.virtual_time
+async def test_create_whose_reply_comes_late() -> None:
+    """A late reply tells what no look finds, and ends the search."""
+    async with vendor(now=virtual_now(), gateway_request_timeout=0.5) as (sandbox, gateway):
+        await sandbox.close_rest()
+        sandbox.faults.add(faults.late("create", delay=2.0))
+        started = asyncio.get_running_loop().time()
+        order = await gateway.create(**LIMIT, external_id="e", timeout=100)
+        assert asyncio.get_running_loop().time() - started == pytest.approx(2.0, abs=0.2)
+        assert sandbox.orders[order.id].external_id == "e"
+        assert len(sandbox.requests_to("create")) == 1
+
+
+@pytest.mark.virtual_time
+async def test_an_external_id_that_is_used_again_is_another_order() -> None:
+    """What was in doubt about an order says nothing about a new one of the same name."""
+    async with vendor(now=virtual_now(), gateway_request_timeout=0.5) as (sandbox, gateway):
+        sandbox.add_order(external_id="e")
+        await sandbox.close_rest()
+        sandbox.faults.add(faults.late("cancel", delay=1.0), faults.hang_before("cancel"))
+        name = OrderRef(client_id="e")
+        assert isinstance(await gateway.cancel(name, timeout=0.7), Unknown)
+        await asyncio.sleep(1.0)
+        sandbox.faults.clear()
+        order = await gateway.create(**LIMIT, external_id="e")
+        sandbox.faults.add(faults.replaced("cancel", status=200, body=b"{}"))
+        outcome = await gateway.cancel(name, timeout=0.2)
+        assert not outcome.closed
+        assert sandbox.orders[order.id].state is OrderState.OPEN
 
 
 @pytest.mark.virtual_time

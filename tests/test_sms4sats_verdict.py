@@ -336,7 +336,30 @@ STATES: dict[str, tuple[dict[str, object], OrderState, OrderState, str | None]] 
     "code of zeros": ({"paid": True, "code": "000000"}, FILLED, FILLED, "paid"),
     "code of letters": ({"code": "ABC"}, FILLED, FILLED, None),
     "canceled": ({"paid": True, "error": "Order canceled"}, CANCELED, CANCELED, "Order canceled"),
-    "failed somehow": ({"paid": True, "error": "no luck"}, CANCELED, CANCELED, "no luck"),
+    "an error of no known meaning": (
+        {"paid": True, "error": "no luck"},
+        UNKNOWN,
+        UNKNOWN,
+        "no luck",
+    ),
+    "not canceled": (
+        {"paid": True, "error": "Order could not be canceled"},
+        UNKNOWN,
+        UNKNOWN,
+        "Order could not be canceled",
+    ),
+    "canceled yet": (
+        {"paid": True, "error": "invoice not canceled yet"},
+        UNKNOWN,
+        UNKNOWN,
+        "invoice not canceled yet",
+    ),
+    "will expire": (
+        {"paid": True, "error": "Order will expire in 3 minutes"},
+        UNKNOWN,
+        UNKNOWN,
+        "Order will expire in 3 minutes",
+    ),
     "canceled unpaid": ({"paid": False, "error": "Expired"}, CANCELED, CANCELED, "Expired"),
     "timed out, refunded": (
         {"paid": True, "error": "Timed out, refunded"},

@@ -42,7 +42,10 @@ class Adapter(abc.ABC):
 
     async def cancel(self, order: OrderRef | str, *, timeout: float | None = 30.0) -> CancelOutcome:
         """Cancel one order; see `OrderGateway.cancel`."""
-        return await self._dispatch.cancel(self._usable(order), timeout)
+        order = self._usable(
+            order
+        )  # and nothing else: where ids are secrets, no frame keeps the plain one
+        return await self._dispatch.cancel(order, timeout)
 
     async def cancel_many(
         self,
@@ -55,16 +58,17 @@ class Adapter(abc.ABC):
         if isinstance(orders, str | bytes):
             raise UsageError("cancel_many takes several orders; cancel takes one")
         refs = [self._ref(order) for order in orders]
+        del orders
         return await self._dispatch.cancel_many(refs, timeout, on_outcome, self._why_unusable)
 
     async def get_order(
         self, order: OrderRef | str, *, timeout: float | None = 30.0
     ) -> OrderSnapshot:
         """Read an order; see `OrderGateway.get_order`."""
-        ref = self._usable(order)
-        snapshot = await self._dispatch.read(ref, timeout)
+        order = self._usable(order)
+        snapshot = await self._dispatch.read(order, timeout)
         if snapshot is None:
-            return OrderSnapshot(order=ref, venue=self.venue, state=OrderState.UNKNOWN)
+            return OrderSnapshot(order=order, venue=self.venue, state=OrderState.UNKNOWN)
         return snapshot
 
     async def aclose(self) -> None:

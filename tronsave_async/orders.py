@@ -64,8 +64,11 @@ class OrderRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         name: object = self.id if self.id is not None else self.client_id
         if not isinstance(name, str) or not _is_unicode(name):
             raise UsageError("an order's id must be valid Unicode text")
-        if self.created_at is not None and self.created_at.tzinfo is None:
+        if self.created_at is not None and self.created_at.utcoffset() is None:
             raise UsageError("OrderRef.created_at must be an aware datetime")
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.client_id, self.created_at))
 
     @property
     def name(self) -> tuple[str | None, str | None]:
@@ -91,8 +94,7 @@ class BearerRef(OrderRef, frozen=True, kw_only=True, omit_defaults=True):
             return NotImplemented
         return (*self.name, self.created_at) == (*other.name, other.created_at)
 
-    def __hash__(self) -> int:
-        return hash((self.id, self.client_id, self.created_at))
+    __hash__ = OrderRef.__hash__
 
 
 def _is_unicode(text: str) -> bool:

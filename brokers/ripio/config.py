@@ -21,6 +21,7 @@ __all__ = [
     "BASIC",
     "CLOCK_PATIENCE",
     "IDLE_CLOSE",
+    "LAST_LOOK",
     "LEGACY_REST_URL",
     "LONGEST_EXTERNAL_ID",
     "LONGEST_ID",
@@ -105,6 +106,8 @@ CLOCK_PATIENCE: Final = 2.0
 PROCESSING_TIME: Final = 10.0
 """Seconds after which the vendor gives up a request (NEW, trade/websocket_api/general_api_information). What such a
 request is answered is not documented."""
+LAST_LOOK: Final = 1.0
+"""Seconds before a caller's time is over in which an unanswered creation is looked for a last time."""
 IDLE_CLOSE: Final = 60.0
 """Seconds after which the vendor closes an idle socket (NEW, trade/websocket_api/general_api_information)."""
 

@@ -7,6 +7,7 @@ generations of codes, and which of them the socket speaks today is not documente
 from __future__ import annotations
 
 import asyncio
+import math
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -261,8 +262,9 @@ class RipioGateway(Adapter):
         """Create an order (page: order.create).
 
         Never sent twice once bytes may have left. With an ``external_id``, an order whose reply was lost is looked up
-        by it, at once and again when the vendor's 10 seconds of processing are over. Use a fresh ``external_id`` for
-        each order: what the vendor answers to one that was used before is not documented.
+        by it: at once, and again when the vendor's 10 seconds of processing are over, or else shortly before the
+        timeout. A reply that comes late counts as well. Use a fresh ``external_id`` for each order: what the vendor
+        answers to one that was used before is not documented.
 
         Args:
             pair: such as ``"BTC_BRL"``.
@@ -310,8 +312,11 @@ class RipioGateway(Adapter):
             "fill_or_kill": fill_or_kill,
         }
         business = business_json({name: v for name, v in params.items() if v is not None})
+        if external_id is not None:
+            self._dispatch.forget(OrderRef(client_id=external_id))
         seconds = timeout_seconds(timeout)
-        deadline = None if seconds is None else clock() + seconds
+        deadline = math.inf if seconds is None else clock() + seconds
+        late: asyncio.Future[wire.Order] = asyncio.get_running_loop().create_future()
         try:
             return await self._call(
                 "create",
@@ -319,11 +324,11 @@ class RipioGateway(Adapter):
                 verdict.created_order,
                 seconds,
                 _LOOK_AT_OPEN_ORDERS if external_id is None else _LOOK_BY_EXTERNAL_ID,
+                partial(_hear_late_creation, late),
             )
         except OutcomeUnknown as unknown:
-            if external_id is None or (deadline is not None and deadline <= clock()):
-                raise
-            found = await self._look_for_created(external_id, pair, side, unknown, deadline)
+            look = partial(self._find_created, external_id, pair, side, unknown.sent_at)
+            found = await self._look_for_created(look, late, deadline)
             if found is None:
                 raise
             return found
@@ -338,7 +343,8 @@ class RipioGateway(Adapter):
     ) -> None:
         """Change an order's price or amount; it loses its place in the queue (page: order.update).
 
-        Never sent twice once bytes may have left: the vendor applies each.
+        Never sent twice once bytes may have left: the vendor applies each. Where the vendor's pages contradict each
+        other, this follows the newer ones: the order is named by ``order_id``, and amounts are numbers.
 
         Args:
             order_id: the vendor's id.
@@ -492,26 +498,44 @@ class RipioGateway(Adapter):
 
     async def _look_for_created(
         self,
-        external_id: str,
-        pair: str,
-        side: str,
-        unknown: OutcomeUnknown,
-        deadline: float | None,
+        look: Callable[[float], Awaitable[wire.Order | None]],
+        late: asyncio.Future[wire.Order],
+        deadline: float,
     ) -> wire.Order | None:
-        """Look for an order whose creation was not answered: at once, and when the vendor is certainly done with it."""
-        done_at = clock() + config.PROCESSING_TIME
-        for moment in (clock(), done_at):
-            if deadline is not None and moment >= deadline:
-                return None
-            await self._dispatch.sleep_until(moment)
-            left = None if deadline is None else max(deadline - clock(), 0.001)
+        """Look for an order whose creation was not answered: at once, and when the vendor is certainly done with it, or
+        when time runs out; a late reply ends the search."""
+        now = clock()
+        last = min(now + config.PROCESSING_TIME, deadline - config.LAST_LOOK)
+        for moment in (now, last) if last > now else (now,):
+            sleeping = self._dispatch.spawn(self._dispatch.sleep_until(moment))
             try:
-                found = await self.order(OrderRef(client_id=external_id), timeout=left)
-            except GatewayError:
-                continue
-            if _is_that(found, pair, side, unknown.sent_at):
+                waiting: list[asyncio.Future[Any]] = [sleeping, late]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sleeping.cancel()
+            if late.done():
+                return late.result()
+            if deadline > clock() and (found := await look(deadline)) is not None:
                 return found
         return None
+
+    async def _find_created(
+        self,
+        external_id: str | None,
+        pair: str,
+        side: str,
+        sent_at: datetime,
+        deadline: float,
+    ) -> wire.Order | None:
+        """The order that was created then, or None: without an external id there is nothing to find it by."""
+        if external_id is None:
+            return None
+        left = None if deadline == math.inf else deadline - clock()
+        try:
+            found = await self.order(OrderRef(client_id=external_id), timeout=left)
+        except GatewayError:
+            return None
+        return found if _is_that(found, pair, side, sent_at) else None
 
     # -- how anything is sent -------------------------------------------------------------------------------------
 
@@ -570,11 +594,12 @@ class RipioGateway(Adapter):
         read: Callable[[wire.Frame], T],
         timeout: float | None,
         how_to_check: str,
+        late: Callable[[wire.Frame], object] | None = None,
     ) -> T:
         """A call over the socket that must not be sent twice once it may have been processed."""
 
         async def attempt(exchange: Exchange) -> T:
-            return read(await self._ask(exchange, business))
+            return read(await self._ask(exchange, business, late))
 
         return await self._dispatch.call(
             endpoint,
@@ -707,6 +732,15 @@ def _is_that(found: wire.Order, pair: str, side: str, sent_at: datetime) -> bool
         and found.pair in (None, pair)
         and found.side in (None, side)
     )
+
+
+def _hear_late_creation(late: asyncio.Future[wire.Order], reply: wire.Frame) -> None:
+    try:
+        order = verdict.created_order(reply)
+    except GatewayError:
+        return
+    if not late.done():
+        late.set_result(order)
 
 
 def _freshest(stamp: int, sent: datetime | None) -> int:

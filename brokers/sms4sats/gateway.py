@@ -205,7 +205,9 @@ class Sms4SatsGateway(Adapter):
 
         async def attempt(exchange: Exchange) -> wire.CreatedOrder:
             reply = await self._send(exchange, "POST", body=body, headers=headers)
-            return verdict.created_order(reply.status, reply.body, reply.retry_after())
+            return verdict.created_order(
+                reply.status, reply.body, reply.retry_after(), prepaid=immediate
+            )
 
         created = await self._dispatch.call(
             "create",

@@ -10,9 +10,9 @@ read the cautious way, and said so here:
   Only a reason that plainly says "order not found" is taken for the vendor's word that there is none.
 - ``status: "OK"`` with an ``error`` is a failed order where the order was asked for; in reply to a cancel it
   contradicts itself.
-- There is no state. A code means delivered, and the invoice settled; an error text means canceled, and the money went
-  back, unless it speaks only of the vendor's own trouble or of an unknown order; otherwise the order waits, as far as
-  the vendor tells: what it says of an order that its buyer canceled is not documented. Of an order older than the
+- There is no state. A code means delivered, and the invoice settled; an error text that says that the order ended, or
+  that the money went back, means canceled, and any other error text proves nothing; otherwise the order waits, as far
+  as the vendor tells: what it says of an order that its buyer canceled is not documented. Of an order older than the
   vendor's 21 minutes that seems to wait, nothing is proved.
 - A reply out of a cache says nothing about now.
 """
@@ -82,16 +82,36 @@ _BY_ADDRESS: Final = frozenset({301, 307, 308, 404, 405})
 that was carried out."""
 
 _OUTAGE: Final = re.compile(
-    r"unable to save|backend error|internal|server error|time-?d? ?out|unavailable|try again|database",
+    r"unable to (save|store|update|write)|(fail|failed|could not|couldn't) to? ?(save|store|update|write)|backend"
+    r"|internal|server error|upstream|gateway|connection|network|econn|time-?d? ?out|unavailable|try again|database"
+    r"|exception|unexpected|something went wrong|unknown error|^(an )?error\W*$",
     re.IGNORECASE,
 )
-"""Reasons that speak of the vendor's trouble, not of the order: it may have been canceled before the trouble came."""
+"""Words of the vendor's trouble: what was asked for may have been done before the trouble came."""
+_RULE: Final = re.compile(
+    r"minute|too early|already|receiv|deliver|expire|rent|only|allowed|permit|paid|country|service|balance|funds"
+    r"|insufficient|not enough|invalid|missing|required|stock|number|message|phone",
+    re.IGNORECASE,
+)
+"""Words of a rule or of what was asked for: the vendor looked, and says no. Where money is spent, a reason without any
+of them proves nothing."""
 _NO_SUCH_ORDER: Final = re.compile(
     r"(the )?order( id)? (was )?(not found|does not exist|unknown)|(unknown|no such) order( id)?",
     re.IGNORECASE,
 )
-_ENDED: Final = re.compile(r"cancel|refund|return|expire", re.IGNORECASE)
+_ENDED: Final = re.compile(
+    r"\b(order|request|invoice|payment|funds|money|sats|it)\b[^.]*"
+    r"\b(cancell?ed|expired|refunded|returned|released|failed)\b|no available number"
+    r"|^(cancell?ed|expired)\b|\brefunded\b",
+    re.IGNORECASE,
+)
 """Words of an order's end, whatever led to it."""
+_NOT_YET: Final = re.compile(
+    r"\b(not|n't|cannot|can't|unable|could|will|would|may|please|retry|yet|fail(s|ed)? to)\b",
+    re.IGNORECASE,
+)
+"""Words that take an end back, or put it off."""
+_GIVEN_BACK: Final = re.compile(r"\b(refunded|returned)\b", re.IGNORECASE)
 _KEY: Final = re.compile(r"\bapi[ -_]?key\b|\bunauthori[sz]ed\b", re.IGNORECASE)
 
 _MESSAGES: Final[Mapping[str, OrderState]] = {
@@ -264,10 +284,10 @@ def state_of(status: OrderStatus, *, overdue: bool) -> OrderState:
 
 
 def _ends(error: str) -> bool:
-    """Whether an order's error says that it ended, and not that the vendor cannot tell."""
-    if _ENDED.search(error):
-        return True
-    return not (_OUTAGE.search(error) or _NO_SUCH_ORDER.fullmatch(error.strip(" .!")))
+    """Whether an order's error says that it ended. Any other text may speak of the request that asked."""
+    if _ENDED.search(error) is None or _NOT_YET.search(error) is not None:
+        return False
+    return _OUTAGE.search(error) is None or _GIVEN_BACK.search(error) is not None
 
 
 def snapshot_of(order: OrderRef, status: OrderStatus, *, overdue: bool) -> OrderSnapshot:
@@ -282,10 +302,13 @@ def snapshot_of(order: OrderRef, status: OrderStatus, *, overdue: bool) -> Order
 # -- the other calls -----------------------------------------------------------------------------------------------
 
 
-def created_order(status: int, body: bytes, retry_after: float | None = None) -> CreatedOrder:
+def created_order(
+    status: int, body: bytes, retry_after: float | None = None, *, prepaid: bool = False
+) -> CreatedOrder:
     """The reply to createorder.
 
     Raises:
+        VendorFailure: an order may have been created: of a prepaid one also after a refusal for no known reason.
         VendorError: nothing was created.
         BadReply: an order may have been created, and the reply does not tell it.
     """
@@ -296,7 +319,12 @@ def created_order(status: int, body: bytes, retry_after: float | None = None) ->
             return None
         return CreatedOrder(order_id=order_id, payreq=reply.words("payreq"))
 
-    return read_success("create", status, body, read, retry_after)
+    try:
+        return read_success("create", status, body, read, retry_after)
+    except BusinessRefusal as refusal:
+        if prepaid and not _RULE.search(refusal.text):
+            raise VendorFailure(VENUE, "create", status=status, text=refusal.text) from None
+        raise
 
 
 def balance(status: int, body: bytes, retry_after: float | None = None) -> Decimal:
