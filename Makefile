@@ -17,7 +17,7 @@ demo: .demo/ready ## Run the demo: every vendor simulated on this machine, no ac
 	@.demo/bin/tronsave-async demo tronsave
 	@.demo/bin/tronsave-async demo ripio
 
-test: .venv/ready ## Lint, types, and the suite against the built wheel on every interpreter found
+test: .venv/ready ## Lint, types, and the suite against the built wheel on the interpreters found
 	env $$($(FIND) --all) .venv/bin/tox run-parallel --parallel-no-spinner
 
 lint types: .venv/ready ## Only ruff, or only mypy

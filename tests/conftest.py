@@ -43,6 +43,45 @@ settings.register_profile(
 settings.load_profile("suite")
 
 
+ONCE = frozenset(
+    {
+        *(
+            "test_arguments",
+            "test_cli",
+            "test_commands",
+            "test_demo",
+            "test_errors",
+            "test_layering",
+            "test_orders",
+        ),
+        *("test_outcomes", "test_quota", "test_repository", "test_retry", "test_settlement"),
+        *("test_sandbox_faults", "test_sandbox_sockets"),
+        *(
+            "test_tronsave_history",
+            "test_tronsave_sandbox",
+            "test_tronsave_verdict",
+            "test_tronsave_wire",
+        ),
+        *(
+            "test_ripio_auth",
+            "test_ripio_clock",
+            "test_ripio_sandbox",
+            "test_ripio_verdict",
+            "test_ripio_wire",
+        ),
+        *("test_sms4sats_sandbox", "test_sms4sats_verdict", "test_sms4sats_wire"),
+    }
+)
+"""Modules that one interpreter answers for all: pure decisions, the simulators themselves, the command line."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what the runner leaves to the newest interpreter."""
+    for item in items:
+        if item.path.stem in ONCE:
+            item.add_marker("once")
+
+
 def pytest_collection_finish() -> None:
     """Exempt what importing has made from garbage collection, which runs after every async test."""
     gc.collect()

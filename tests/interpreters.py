@@ -67,12 +67,27 @@ def find() -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
+def environments(minors: list[int], factor: str) -> list[str]:
+    """
+    Return the environments for the versions found, oldest first.
+
+    One alone runs everything, in the event loop's debug mode or measuring coverage. Of several, the newest runs
+    everything; the oldest, in debug mode, all but what one interpreter answers for all; those between, the contract.
+    """
+    if len(minors) == 1:
+        return [f"py3{minors[0]}-{factor}"]
+    oldest, *between, newest = minors
+    return [
+        f"py3{newest}",
+        f"py3{oldest}-debug-most",
+        *(f"py3{minor}-contract" for minor in between),
+    ]
+
+
 def main(arguments: list[str]) -> None:
-    """Print the variables for tox; this interpreter runs the event loop's debug mode, or measures coverage."""
-    here = sys.version_info.minor
-    found = find() if "--all" in arguments else {here: sys.executable}
-    factor = "cov" if "--coverage" in arguments else "debug"
-    suites = [f"py3{minor}-{factor}" if minor == here else f"py3{minor}" for minor in found]
+    """Print the variables for tox."""
+    found = find() if "--all" in arguments else {sys.version_info.minor: sys.executable}
+    suites = environments(list(found), "cov" if "--coverage" in arguments else "debug")
     discover = os.pathsep.join(found.values())
     sys.stdout.write(f"TOX_DISCOVER={discover} TOX_ENV={','.join(['lint', 'types', *suites])}\n")
 

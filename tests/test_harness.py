@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, ClientTimeout, web
 
-from interpreters import find, probe
+from interpreters import environments, find, probe
 
 TESTS = Path(__file__).parent
 LEAKY_TESTS = """
@@ -162,6 +162,19 @@ async def test_an_expected_report_to_the_loop_is_taken_out(loop_errors: list[str
     """A test that provokes an error in foreign code sees it, and does not fail by it."""
     asyncio.get_running_loop().call_exception_handler({"message": "a hook raised"})
     assert loop_errors.pop() == "a hook raised"
+
+
+@pytest.mark.parametrize(
+    ("minors", "names"),
+    [
+        ([12], ["py312-debug"]),
+        ([11, 14], ["py314", "py311-debug-most"]),
+        ([11, 12, 13], ["py313", "py311-debug-most", "py312-contract"]),
+    ],
+)
+def test_all_that_is_tested_is_tested_somewhere(minors: list[int], names: list[str]) -> None:
+    """One interpreter alone runs everything; of several the newest does, and every one is used."""
+    assert environments(minors, "debug") == names
 
 
 def test_interpreters_that_do_not_run_are_not_found(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ CUTS = [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.timeout(60)
 async def test_ten_thousand_cancels_through_bad_weather() -> None:
     """Every caller gets exactly one true outcome; nothing stays behind; the reader is alive, on one socket."""
