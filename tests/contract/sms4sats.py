@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import msgspec
 
 from brokers.sms4sats import Sms4SatsGateway
+from brokers.sms4sats.sandbox import REASONS, Problem, Sms4SatsSandbox
 from brokers.sms4sats.sandbox import OrderState as Recorded
-from brokers.sms4sats.sandbox import Sms4SatsSandbox
 from support.canary import CANARY
 from tronsave_async import OrderState
 from tronsave_async.sandbox import replaced
@@ -71,7 +71,7 @@ class Sms4SatsStage(Stage):
         self.sandbox.expire(order_id)
 
     def refusal(self, order_id: str) -> Fault:
-        body = msgspec.json.encode({"status": "error", "reason": "not now"})
+        body = msgspec.json.encode({"status": "error", "reason": REASONS[Problem.TOO_EARLY]})
         return replaced("cancel", status=500, body=body)
 
     def record(self, order_id: str) -> Record | None:
