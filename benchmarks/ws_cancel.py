@@ -96,7 +96,8 @@ class Ideal(asyncio.Protocol):
     async def cancel(self, order: str) -> wire.Frame:
         """Cancel one order."""
         key = str(next(self.numbers))
-        future = self.pending[key] = self.loop.create_future()
+        future: asyncio.Future[wire.Frame] = self.loop.create_future()
+        self.pending[key] = future
         business = business_json({"id": order})
         stamp = int(time.time() * 1000)
         self.core.send_text(self.signer.frame(key, "order.cancel", business, stamp))

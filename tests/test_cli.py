@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from decimal import Decimal
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -45,7 +46,7 @@ from tronsave_async import (
 from tronsave_async.sandbox import drop_after, hang_after, hang_before
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from anyio.from_thread import BlockingPortal
 
@@ -674,9 +675,12 @@ def test_a_line_that_cannot_be_written_ends_the_work(
         monkeypatch.setattr(sys, "stdout", stream)
         filled = tronsave.add_order()
         tronsave.match(filled)  # to be read back: that hangs
-        code = call(monkeypatch, "cancel", "tronsave", tronsave.add_order(), filled, *at(tronsave))
+        arguments = [tronsave.add_order(), filled, *at(tronsave), "--timeout", "5"]
+        started = time.monotonic()
+        code = call(monkeypatch, "cancel", "tronsave", *arguments)
     assert code == 1
     assert told == []
+    assert time.monotonic() - started < 4
 
 
 def test_a_full_disk(
@@ -845,12 +849,15 @@ def test_long_work_shows_how_far_it_is(
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal() if is_terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
+    if is_terminal:  # the lines go there, too
+        monkeypatch.setattr(sys, "stdout", stream)
     order = tronsave.add_order()
     code, _, _ = typed("cancel", "tronsave", order, *at(tronsave), "--timeout", "0.3")
     assert code == 4
     if isinstance(stream, Terminal):
         assert "\r\x1b[2K0 of 1 orders, 0 s\r" in stream.text
-        assert stream.text.endswith("\r\x1b[2K")
+        assert f"\r\x1b[2K{order}  " in stream.text
+        assert stream.text[stream.text.index(order) :].count("\n") == 1
     else:
         assert stream.getvalue() == ""
 
@@ -939,6 +946,19 @@ def test_a_simulator_that_is_not_there(arguments: list[str], typed: Typed) -> No
     code, _, err = typed("sandbox", *arguments)
     assert code == 2
     assert "Invalid value" in err
+
+
+def test_a_simulator_that_is_named_twice(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs once; they start as they are named."""
+    started: list[str] = []
+
+    async def serve(vendors: Iterable[str], *_: object) -> None:
+        started.extend(vendors)
+        raise OSError(errno.EADDRINUSE, "no port is left")
+
+    monkeypatch.setattr("brokers.commands.serve", serve)
+    assert typed("sandbox", "tronsave", "ripio", "tronsave")[0] == 1
+    assert started == ["tronsave", "ripio"]
 
 
 def test_nobody_reads_what_a_simulator_says(

@@ -433,7 +433,7 @@ async def test_a_refused_address_is_followed_at_once(monkeypatch: pytest.MonkeyP
     """What fails waits for nobody; if all fail, each failure is told."""
     resolving(monkeypatch, (V4, ("refused", 1)), (V4, ("reset", 1)), (V4, ("refused", 2)))
     dials = Dials(monkeypatch, set())
-    with pytest.raises(OSError, match="refused.*reset.*refused"):
+    with pytest.raises(OSError, match=r"refused.*reset.*refused"):
         await dial("vendor.example", 1)
     assert [at for _, at in dials.called] == [0.0, 0.0, 0.0]
     assert dials.open == 0

@@ -5,16 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from typing import TYPE_CHECKING, Final, NoReturn
-
-import msgspec
+from typing import Final, NoReturn
 
 from tronsave_async.errors import CredentialsMissing, UsageError
 
-__all__ = ["Blot", "Secret"]
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+__all__ = ["Secret"]
 
 _MASK: Final = "***"
 _PROCESS_KEY: Final = secrets.token_bytes(16)
@@ -110,32 +105,3 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Secret cannot be pickled or copied into another process")
-
-
-class Blot:
-    """Takes secrets out of what a vendor says: no reply may echo them into logs, errors or outcomes.
-
-    Args:
-        secrets: the texts.
-    """
-
-    __slots__ = ("_secrets",)
-
-    def __init__(self, secrets: Iterable[str]) -> None:
-        self._secrets: Final = [Secret.masked_bytes(text) for text in secrets]
-
-    def __call__(self, content: bytes) -> bytes:
-        """The content without secrets, also where JSON's escapes hide them."""
-        if b"\\" in content:
-            content = self._unescaped(content)
-        for secret in self._secrets:
-            if secret in content:
-                content = content.replace(secret, _MASK.encode())
-        return content
-
-    def _unescaped(self, content: bytes) -> bytes:
-        try:
-            plain = msgspec.json.encode(msgspec.json.decode(content))
-        except (ValueError, RecursionError):
-            return content
-        return plain if any(secret in plain for secret in self._secrets) else content

@@ -25,7 +25,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from tronsave_async.arguments import within
-from tronsave_async.credentials import Blot, Secret
+from tronsave_async.blot import Blot
+from tronsave_async.credentials import Secret
 from tronsave_async.errors import (
     BadReply,
     ConnectFailed,

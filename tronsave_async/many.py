@@ -92,7 +92,14 @@ class CancelMany:
 
     def _deliver(self, index: int, delivery: Delivery[Verdict]) -> None:
         case, ticket = self._cases[index], self._tickets.pop(index)
-        step = self._dispatcher.digest(case, delivery, ticket.joined_at)
+        try:
+            step = self._dispatcher.digest(case, delivery, ticket.joined_at)
+        except Exception:
+            # A fault of ours must not leave the caller waiting: the case ends with what was proved.
+            case.left_queue(delivery.reached, tried=True)
+            case.give_up("an internal error", clock())
+            self._finish(index)
+            raise
         if step is Step.DONE:
             self._finish(index)
         else:

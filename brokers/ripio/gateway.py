@@ -15,8 +15,9 @@ from urllib.parse import quote
 
 from tronsave_async.adapter import Adapter
 from tronsave_async.arguments import several_texts, timeout_seconds, whole_number
+from tronsave_async.blot import Blot
 from tronsave_async.coalescing import Delivery
-from tronsave_async.credentials import Blot, Secret
+from tronsave_async.credentials import Secret
 from tronsave_async.dispatch import Dispatcher, Meter
 from tronsave_async.errors import (
     AuthenticationRejected,

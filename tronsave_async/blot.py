@@ -1,0 +1,43 @@
+"""Secrets taken out of what vendors say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from tronsave_async.credentials import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Blot"]
+
+
+class Blot:
+    """Takes secrets out of what a vendor says: no reply may echo them into logs, errors or outcomes.
+
+    Args:
+        secrets: the texts.
+    """
+
+    __slots__ = ("_secrets",)
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._secrets: Final = [Secret.masked_bytes(text) for text in secrets]
+
+    def __call__(self, content: bytes) -> bytes:
+        """The content without secrets, also where JSON's escapes hide them."""
+        if b"\\" in content:
+            content = self._unescaped(content)
+        for secret in self._secrets:
+            if secret in content:
+                content = content.replace(secret, b"***")
+        return content
+
+    def _unescaped(self, content: bytes) -> bytes:
+        try:
+            plain = msgspec.json.encode(msgspec.json.decode(content))
+        except (ValueError, RecursionError):
+            return content
+        return plain if any(secret in plain for secret in self._secrets) else content
