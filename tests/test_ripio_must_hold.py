@@ -9,6 +9,7 @@ from collections import Counter
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from support.ripio import QUICK, UNMETERED, lie, names_asked, vendor
@@ -18,6 +19,7 @@ from tronsave_async import (
     CancelOutcome,
     Disconnected,
     Event,
+    GatewayClosed,
     Lost,
     OrderRef,
     OrderState,
@@ -206,6 +208,60 @@ async def test_a_late_success_calls_off_a_repeat_that_waits_for_its_permit() -> 
         assert (outcome.code, outcome.message) == (None, None)
         assert len(sandbox.requests_to("cancel")) == 1
         assert lie(sandbox, outcome) is None
+
+
+async def test_a_late_success_is_told_to_all_who_share_the_repeat() -> None:
+    """Two callers wait for one repeat; the late reply settles both."""
+    limit = RateLimit(1, per=30.0)
+    async with vendor(gateway_request_timeout=0.02, gateway_rate_limit=limit) as (sandbox, gateway):
+        [order] = placed(sandbox, 1)
+        sandbox.faults.add(faults.late("cancel", delay=0.04))
+        outcomes = await asyncio.gather(gateway.cancel(order), gateway.cancel(order))
+        assert [type(outcome) for outcome in outcomes] == [Canceled, Canceled]
+        assert len(sandbox.requests_to("cancel")) == 1
+
+
+async def test_a_secret_that_the_socket_echoes_is_shown_nowhere() -> None:
+    """The vendor's words are quoted verbatim, but for the credentials in them."""
+    async with vendor() as (sandbox, gateway):
+        [order] = placed(sandbox, 1)
+        words = f"bad token {sandbox.api_token} and secret {sandbox.secret}"
+        error = {"status": 400, "result": None, "error": {"error_code": 40000, "message": words}}
+        body = msgspec.json.encode(error)
+        sandbox.faults.add(faults.replaced("cancel", status=400, body=body))
+        outcome = await gateway.cancel(order)
+        assert outcome.message == "bad token *** and secret ***"
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_closing_twice(turns: int) -> None:
+    """Closing is idempotent also while the first closing ends a call that waits for its permit."""
+    async with vendor(gateway_rate_limit=RateLimit(1, per=30.0)) as (sandbox, gateway):
+        await gateway.orders("BTC_BRL")
+        waiting = asyncio.create_task(gateway.orders("BTC_BRL", timeout=None))
+        await asyncio.sleep(0)
+        first = asyncio.create_task(gateway.aclose())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await gateway.aclose()
+        await first
+        with pytest.raises(GatewayClosed):
+            await waiting
+        assert len(sandbox.requests_to("orders")) == 1
+
+
+async def test_a_supervisor_that_somebody_canceled_is_replaced() -> None:
+    """A program that cancels all tasks and goes on has a working gateway nevertheless."""
+    async with vendor() as (sandbox, gateway):
+        first, second = placed(sandbox, 2)
+        await gateway.cancel(first)
+        supervisor = gateway._socket._supervisor
+        assert supervisor is not None
+        supervisor.cancel()
+        await asyncio.wait([supervisor])
+        sandbox.cut_sockets()
+        await until(lambda: gateway._socket._connection is None)
+        assert isinstance(await gateway.cancel(second, timeout=10), Canceled)
 
 
 @pytest.mark.parametrize("name", [None, "both"])

@@ -145,6 +145,17 @@ class Exchange:
         """It is proved that nothing left, although `depart` was called (unseen, and so too early)."""
         self.departed_at = None
 
+    def signed_at(self, moment: float) -> None:
+        """Its time by the vendor's clock as far as that is known, in seconds since the epoch."""
+        self.departed_time = moment
+
+    def replaced_by(self, further: Exchange | None) -> None:
+        """The vendor answered that it did not look at it. What may be in doubt is the ``further`` attempt, if that
+        departed."""
+        self.departed_at = None if further is None else further.departed_at
+        if further is not None:
+            self.departed_time = further.departed_time
+
     def answered(self, status: int) -> None:
         """The whole reply is here."""
         self.was_answered = True

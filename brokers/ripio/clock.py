@@ -11,6 +11,8 @@ import math
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from . import config
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -18,13 +20,13 @@ __all__ = ["VendorClock"]
 
 _DRIFT: Final = 200e-6
 """Seconds per second by which two clocks may run apart: twice what a poor quartz does."""
-_CACHED: Final = 30.0
+_CACHED: Final = config.SERVER_TIME_CACHE
 """Seconds for which the vendor caches its public endpoints, the server's time among them."""
 _TICK: Final = 0.001
 """Stamps are whole milliseconds, cut off."""
 _STILL_MS: Final = 250
 """A correction backwards of up to this stops the timestamps for that long; a larger one sets them back."""
-_REMEMBERED_MS: Final = 60_000
+_REMEMBERED_MS: Final = int(config.LONGEST_TOLERANCE * 1000)
 """For how long it is remembered what was signed: the vendor's longest tolerance."""
 _LAST_MS: Final = 253_402_300_799_999
 """The end of the year 9999."""

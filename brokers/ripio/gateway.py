@@ -65,7 +65,7 @@ _LOOK_AT_OPEN_ORDERS: Final = (
     "have looked by itself."
 )
 _LOOK_AT_ORDER: Final = "Look with order() and compare price and requested_amount."
-_SLACK: Final = timedelta(seconds=5)
+_SLACK: Final = timedelta(seconds=config.TOLERANCE)
 """By how much an order may seem older than the request that created it: the vendor's own tolerance."""
 
 
@@ -79,7 +79,8 @@ class RipioGateway(Adapter):
     What is particular about Ripio's outcomes: a partly filled order is `Canceled` with ``executed`` above zero. The
     newer generation does not tell a canceled order from a filled one when it refuses to cancel: the gateway reads the
     order back, and where REST does not answer, the outcome is ``AlreadyClosed(CLOSED)``. Orders are named by ``id``, or
-    by the ``external_id`` chosen at creation: ``OrderRef(client_id=...)``. Amounts are in the pair's base currency.
+    by the ``external_id`` chosen at creation: ``OrderRef(client_id=...)``; use one of the two for an order, since doubt
+    about it is remembered by the name. Amounts are in the pair's base currency. The socket takes no HTTP proxy.
 
     Args:
         api_token, secret: the API credentials (page: authentication).
@@ -90,7 +91,8 @@ class RipioGateway(Adapter):
         limiter: share budgets with others; by default all gateways of the event loop on this token and host do.
         retry: how often and how long to try again, and to connect again.
         telemetry: who listens.
-        session: an aiohttp session of your own for REST; it is not closed, and brings its own TLS context.
+        session: an aiohttp session of your own for REST; it is not closed, and brings its own TLS context. Its requests
+            are signed before their connection stands.
         ssl: a TLS context in place of the verifying default.
         request_timeout: seconds for one request. The vendor takes up to 10.
         connect_timeout: seconds for a connection to stand.
@@ -558,7 +560,7 @@ class RipioGateway(Adapter):
         def departing(request_id: str) -> bytes:
             exchange.depart()
             stamp = self._timestamp(business)
-            exchange.departed_time = stamp / 1000
+            exchange.signed_at(stamp / 1000)
             return self._signer.frame(request_id, method, business, stamp)
 
         sending = self._socket.request(exchange.endpoint, departing, late)
@@ -649,11 +651,7 @@ class RipioGateway(Adapter):
             further = self._dispatch.open_exchange(exchange.endpoint, exchange.orders)
             return await self._dispatch.admitted(further, exchange.lane, attempt)
         finally:
-            # The first was not looked at: what may be in doubt is the further one, and since when.
-            if further is None or further.departed_at is None:
-                exchange.never_left()
-            else:
-                exchange.departed_time = further.departed_time
+            exchange.replaced_by(further)
 
     # -- the vendor's clock ---------------------------------------------------------------------------------------
 

@@ -363,8 +363,7 @@ class Sms4SatsGateway(Adapter):
         if reply.headers.get("Age", "0").strip() != "0":
             reason = "the reply came out of a cache"
             raise BadReply(VENUE, endpoint, reason, wire=Wire.ANSWERED, status=reply.status)
-        reply.body = wire.Unshown(reply.body)
-        return reply
+        return HttpReply(reply.status, wire.Unshown(reply.body), reply.headers)
 
     async def _get(
         self,
