@@ -76,10 +76,12 @@ ONCE = frozenset(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what the runner leaves to the newest interpreter."""
+    """Mark what the runner leaves to one interpreter, and what none is spared."""
     for item in items:
         if item.path.stem in ONCE:
             item.add_marker("once")
+        if item.path.parent.name == "contract":
+            item.add_marker("contract")
 
 
 def pytest_collection_finish() -> None:

@@ -71,16 +71,20 @@ def environments(minors: list[int], factor: str) -> list[str]:
     """
     Return the environments for the versions found, oldest first.
 
-    One alone runs everything, in the event loop's debug mode or measuring coverage. Of several, the newest runs
-    everything; the oldest, in debug mode, all but what one interpreter answers for all; those between, the contract.
+    One alone runs everything, in the event loop's debug mode or measuring coverage. Of several, the oldest, in debug
+    mode, and the newest run all but what one interpreter answers for all; that is answered, with the contract, by one
+    between them or else by the newest. Others between run the contract.
     """
     if len(minors) == 1:
         return [f"py3{minors[0]}-{factor}"]
     oldest, *between, newest = minors
+    if not between:
+        return [f"py3{newest}", f"py3{oldest}-debug-most"]
     return [
-        f"py3{newest}",
         f"py3{oldest}-debug-most",
-        *(f"py3{minor}-contract" for minor in between),
+        f"py3{newest}-most",
+        f"py3{between[-1]}-rest",
+        *(f"py3{minor}-contract" for minor in between[:-1]),
     ]
 
 

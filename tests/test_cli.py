@@ -647,8 +647,8 @@ def test_a_type_error_of_a_gateway_is_not_hidden(
 ) -> None:
     """It is a bug, and looks like one."""
     monkeypatch.setattr(registry, "open_gateway", None)
-    monkeypatch.setattr("tronsave_async.open_gateway", int)
-    with pytest.raises(TypeError):
+    monkeypatch.setattr("tronsave_async.open_gateway", lambda *_, **__: len(7))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="has no len"):
         typed("status", "tronsave", "a", "-o", "early=hold")
 
 

@@ -294,6 +294,65 @@ async def test_an_external_id_that_is_used_again_is_another_order() -> None:
 
 
 @pytest.mark.virtual_time
+async def test_a_late_cancel_of_an_old_order_says_nothing_about_its_heir() -> None:
+    """The second cancel is in doubt as well; the late success is the first one's, and the first order's."""
+    async with vendor(now=virtual_now(), gateway_request_timeout=0.5) as (sandbox, gateway):
+        sandbox.add_order(external_id="e")
+        await sandbox.close_rest()
+        sandbox.faults.add(faults.late("cancel", delay=2.0), faults.hang_before("cancel", times=9))
+        name = OrderRef(client_id="e")
+        assert isinstance(await gateway.cancel(name, timeout=0.7), Unknown)
+        order = await gateway.create(**LIMIT, external_id="e")
+        outcome = await gateway.cancel(name, timeout=3)
+        assert gateway._socket.strays["late"] == 1
+        assert not outcome.closed
+        assert sandbox.orders[order.id].state is OrderState.OPEN
+
+
+@pytest.mark.virtual_time
+async def test_a_cancel_does_not_join_one_that_left_before_its_order_existed() -> None:
+    """A name that is given to a new order is asked about anew."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        sandbox.add_order(external_id="e")
+        sandbox.faults.add(faults.late("cancel", delay=1.0))
+        name = OrderRef(client_id="e")
+        first = asyncio.create_task(gateway.cancel(name))
+        await sandbox.arrived(1, "cancel")
+        order = await gateway.create(**LIMIT, external_id="e")
+        outcome = await gateway.cancel(name)
+        await first
+        assert len(sandbox.requests_to("cancel")) == 2
+        assert outcome.closed == (sandbox.orders[order.id].state is OrderState.CANCELED)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"external_id": "other"}, {"pair": "ETH_BRL"}, {"side": "sell"}, {"requested_amount": 77}],
+    ids=str,
+)
+@pytest.mark.virtual_time
+async def test_a_creation_is_not_told_as_another_order(told: dict[str, Any]) -> None:
+    """A reply about another order is no reply: the order is looked up instead."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        result = {"id": "X", "status": "open", **told}
+        body = msgspec.json.encode({"status": 200, "result": result})
+        sandbox.faults.add(faults.replaced("create", status=200, body=body, processed=True))
+        order = await gateway.create(**LIMIT, external_id="e")
+        assert order.id in sandbox.orders
+
+
+@pytest.mark.virtual_time
+async def test_an_update_is_not_told_of_another_order() -> None:
+    """A reply about another order leaves it open whether this one was changed."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        order_id = sandbox.add_order()
+        body = msgspec.json.encode({"status": 200, "result": {"id": "X", "status": "open"}})
+        sandbox.faults.add(faults.replaced("update", status=200, body=body))
+        with pytest.raises(OutcomeUnknown):
+            await gateway.update(order_id, price=2)
+
+
+@pytest.mark.virtual_time
 async def test_create_with_rest_out_of_reach() -> None:
     """A look that fails proves nothing."""
     async with vendor(now=virtual_now()) as (sandbox, gateway):
@@ -305,7 +364,10 @@ async def test_create_with_rest_out_of_reach() -> None:
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize("differs", [{"age": 60}, {"pair": "ETH_BRL"}, {"side": "sell"}])
+@pytest.mark.parametrize(
+    "differs",
+    [{"age": 60}, {"pair": "ETH_BRL"}, {"side": "sell"}, {"amount": "77"}, {"price": "9"}],
+)
 async def test_older_order_is_not_taken_for_the_new_one(differs: dict[str, Any]) -> None:
     """An order with the same external id that this call did not create is not told as created."""
     clock = virtual_now()
@@ -314,6 +376,8 @@ async def test_older_order_is_not_taken_for_the_new_one(differs: dict[str, Any])
             external_id="e",
             pair=differs.get("pair", "BTC_BRL"),
             side=differs.get("side", "buy"),
+            amount=differs.get("amount", "0.001"),
+            price=differs.get("price", "100000"),
             created_at=clock() - timedelta(seconds=differs.get("age", 0)),
         )
         sandbox.faults.add(faults.drop_before("create"))

@@ -240,10 +240,20 @@ def test_absurd_stamps_are_ignored(stamp: int, sent: float, received: float) -> 
 
 
 def test_the_last_plausible_stamp() -> None:
-    """The last millisecond of 9999 is still a time."""
+    """The last millisecond of 2099 is still a time."""
     world = World()
-    world.clock.heard(253_402_300_799_999, world.now, world.now)
-    assert sign(world) == pytest.approx(253_402_300_799_999, abs=1)
+    world.clock.heard(4_102_444_800_000, world.now, world.now)
+    assert sign(world) == pytest.approx(4_102_444_800_000, abs=1)
+
+
+@pytest.mark.parametrize("stamp", [4_102_444_800_001, 1_262_303_999_999, 1_795_251_983])
+def test_an_implausible_stamp_is_ignored(stamp: int) -> None:
+    """A time of another age, or in seconds, misleads no signature."""
+    world = World()
+    before = sign(world)
+    world.clock.heard(stamp, world.now, world.now)
+    assert sign(world) == pytest.approx(before, abs=5)
+    assert world.clock.uncertainty is None
 
 
 # --- the cached server time -----------------------------------------------------------------------

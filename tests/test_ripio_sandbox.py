@@ -721,7 +721,7 @@ async def test_tokens_may_be_blocked_or_lack_a_permission() -> None:
         '{"id":"a","method":"order.cancel","params":[]}',
         '{"id":"a","method":"order.cancel","params":{"id":NaN}}',
         '{"id":"a","method":"order.cancel","params":' + "[" * 100_000,
-        '{"id":"a","method":"order.cancel","params":{"a":' + "[" * 900 + "]" * 900 + "}}",
+        '{"id":"a","method":"order.cancel","params":{"a":' + "[" * 100_000 + "]" * 100_000 + "}}",
         b'{"id":"a","method":"order.cancel","params":{}}',
     ],
     ids=range(10),

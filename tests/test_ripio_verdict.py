@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -808,7 +809,11 @@ def test_an_error_depends_on_its_call(
     assert type(caught.value) is kind
     if isinstance(caught.value, VendorError | BadReply):
         assert (caught.value.endpoint, caught.value.status) == (endpoint, status)
-    read = verdict.created_order if endpoint == "create" else verdict.updated
+    read = (
+        verdict.created_order
+        if endpoint == "create"
+        else partial(verdict.updated, order_id=ORDER_ID)
+    )
     with pytest.raises(kind):
         read(reply)
 
@@ -876,10 +881,12 @@ def test_a_created_order_is_read() -> None:
 
 def test_an_update_answers_with_nothing() -> None:
     """Null or an order is a success; anything else may be one."""
-    verdict.updated(frame({**CANCELED, "result": None}))
-    verdict.updated(frame(CANCELED))
+    verdict.updated(frame({**CANCELED, "result": None}), ORDER_ID)
+    verdict.updated(frame(CANCELED), ORDER_ID)
     with pytest.raises(BadReply, match="not an order"):
-        verdict.updated(frame({**CANCELED, "result": False}))
+        verdict.updated(frame({**CANCELED, "result": False}), ORDER_ID)
+    with pytest.raises(BadReply, match="another order"):
+        verdict.updated(frame(CANCELED), OTHER_ID)
 
 
 UNREADABLE_SUCCESSES = {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Self
 
 from tronsave_async.errors import UsageError
 from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from types import TracebackType
 
     from tronsave_async.dispatch import Dispatcher
@@ -55,7 +56,7 @@ class Adapter(abc.ABC):
         on_outcome: Callable[[CancelOutcome], object] | None = None,
     ) -> list[CancelOutcome]:
         """Cancel many orders; see `OrderGateway.cancel_many`."""
-        if isinstance(orders, str | bytes):
+        if isinstance(orders, str | bytes) or not isinstance(orders, Iterable):
             raise UsageError("cancel_many takes several orders; cancel takes one")
         refs = [self._ref(order) for order in orders]
         del orders

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from tronsave_async.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = ["several_texts", "timeout_seconds", "whole_number", "within"]
 
@@ -64,6 +61,8 @@ def several_texts(name: str, values: Iterable[str]) -> list[str]:
     given: object = values
     if isinstance(given, str | bytes | bytearray):
         raise UsageError(f"{name} must be several texts, not one")
+    if not isinstance(given, Iterable):
+        raise UsageError(f"{name} must be several texts")
     texts = list(values)
     if not all(isinstance(text, str) for text in texts):
         raise UsageError(f"{name} must hold texts only")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -12,6 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = ["Blot"]
+
+_ESCAPE: Final = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|(.))")
+
+
+def _character(escape: re.Match[bytes]) -> bytes:
+    """The character that an escape stands for; what is no JSON afterwards is not read."""
+    code, plain = escape.groups()
+    return plain if code is None else chr(int(code, 16)).encode(errors="replace")
 
 
 class Blot:
@@ -39,5 +48,5 @@ class Blot:
         try:
             plain = msgspec.json.encode(msgspec.json.decode(content))
         except (ValueError, RecursionError):
-            return content
+            plain = _ESCAPE.sub(_character, content)
         return plain if any(secret in plain for secret in self._secrets) else content

@@ -271,6 +271,10 @@ class Batcher(Generic[K, R]):
             self._retire_flushers()
         slot.deliver(exchange, value, None, late=True)
 
+    def detach(self, key: K) -> None:
+        """Let no newcomer share the request under way for ``key``: the key names something else from now on."""
+        self._under_way.pop(key, None)
+
     def revoke_if_unwanted(self, batch: _Batch[K, R]) -> bool:
         """True if nobody wants the request any more and it will never leave (internal to the tickets)."""
         if any(slot.tickets for slot in batch.slots) or not batch.exchange.revoke():

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from websockets.typing import BytesLike
     from websockets.uri import WebSocketURI
 
-__all__ = ["Connection", "Owner", "dial"]
+__all__ = ["HIGH_WATER", "Connection", "Owner", "dial"]
 
 MAX_MESSAGE: Final = 1 << 20
 """Bytes of a message that are read at most; the vendors' largest are a few kilobytes."""
 HIGH_WATER: Final = 1 << 15
 """Bytes that wait for the system to take them before sending pauses: signatures must not age there."""
+BACKLOG: Final = 1 << 22
+"""Bytes that a peer which still sends may leave unread (pongs to its own pings) before it is given up."""
+MAX_PARTS: Final = 1 << 12
+"""Parts of one message."""
 CLOSE_TIME: Final = 1.0
 """Seconds for a connection to end in good order."""
 STEADY: Final = 5.0
@@ -168,6 +172,8 @@ class Connection(asyncio.Protocol):
             elif core.state is OPEN:  # and was not closed in the same breath
                 self._stand()
         self.write()
+        if self._transport is not None and self._transport.get_write_buffer_size() > BACKLOG:
+            self._end("the peer does not read")
         if core.state is not OPEN and (core.state is not CONNECTING or core.handshake_exc):
             self._end(self._why())
 
@@ -214,6 +220,10 @@ class Connection(asyncio.Protocol):
             self._owner.stray("binary")
         elif opcode is Opcode.CONT and self._parts is not None:
             self._parts.append(frame.data)
+            if len(self._parts) > MAX_PARTS:
+                self._parts = None
+                self._end("a message in too many parts")
+                return
             if frame.fin:
                 parts, self._parts = self._parts, None
                 self._message(b"".join(parts))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import OrderedDict
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -50,7 +51,7 @@ from tronsave_async.many import CancelMany
 from tronsave_async.orders import OrderRef, OrderSnapshot
 from tronsave_async.outcomes import CancelOutcome, Wire
 from tronsave_async.retry import Reach, Repeatable, RetryPolicy, RetryQuota, may_repeat
-from tronsave_async.settlement import Case, Doubts, Meaning, Step, Verdict
+from tronsave_async.settlement import REMEMBERED, Case, Doubts, Meaning, Step, Verdict
 from tronsave_async.tasks import clock, start
 from tronsave_async.telemetry import OutcomeReached, Penalized, Retried, TelemetryHook, emitter
 
@@ -146,6 +147,8 @@ class Dispatcher:
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._doubts = Doubts()
+        self._renamed: OrderedDict[tuple[str | None, str | None], float] = OrderedDict()
+        """When a name was given to a new order: monotonic seconds."""
         self._closing = asyncio.Event()
         self._closer: asyncio.Task[None] | None = None
         self._admissions: set[asyncio.Timeout] = set()
@@ -198,14 +201,24 @@ class Dispatcher:
     def resolve(self, order: OrderRef, verdict: Verdict, exchange: Exchange) -> None:
         """What a cancel request said about the order, heard or not by those who asked: it may end a doubt, and then
         another request for it need not wait for its permit any more."""
+        renamed = self._renamed.get(order.name)
+        if renamed is not None and (exchange.departed_at is None or exchange.departed_at < renamed):
+            return  # it was sent when the name was another order's
         if self._doubts.resolve(order.name, verdict):
             assert self._cancels is not None, "it was asked for"
             assert self._key is not None, "set together with the batcher"
             self._cancels.call_off(self._key(order), exchange, verdict)
 
     def forget(self, order: OrderRef) -> None:
-        """The name is given to a new order: what was in doubt about the old one says nothing about it."""
+        """The name is given to a new order: what was asked, or is in doubt, about the old one says nothing about it."""
         self._doubts.dispel(order)
+        self._renamed[order.name] = clock()
+        self._renamed.move_to_end(order.name)
+        if len(self._renamed) > REMEMBERED:
+            self._renamed.popitem(last=False)
+        assert self._cancels is not None, "set by the gateway"
+        assert self._key is not None, "set by the gateway"
+        self._cancels.detach(self._key(order))
 
     def exhausted(self, endpoint: str) -> None:
         """The vendor says that the day's quota is used up: what is counted against it is not sent any more."""

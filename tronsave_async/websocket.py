@@ -29,7 +29,7 @@ from websockets.exceptions import InvalidStatus, InvalidURI
 from websockets.uri import parse_uri
 
 from tronsave_async.arguments import whole_number, within
-from tronsave_async.connection import Connection, dial
+from tronsave_async.connection import HIGH_WATER, Connection, dial
 from tronsave_async.correlation import Match, Pending
 from tronsave_async.errors import (
     ConnectFailed,
@@ -270,8 +270,10 @@ class WebSocketTransport(Generic[R]):
             room = min(BITE, self._max_in_flight - len(self._pending), len(self._outbox))
             if room <= 0:
                 return
-            for _ in range(room):
-                self._depart(self._outbox.popitem(last=False)[0], connection, now)
+            size = 0
+            while room and size < HIGH_WATER:
+                room -= 1
+                size += self._depart(self._outbox.popitem(last=False)[0], connection, now)
             connection.write()
 
     def received(self, message: BytesLike) -> bool:
@@ -330,9 +332,10 @@ class WebSocketTransport(Generic[R]):
             self._flushing = True
             asyncio.get_running_loop().call_soon(self._flush)
 
-    def _depart(self, ask: _Ask[R], connection: Connection, now: float) -> None:
+    def _depart(self, ask: _Ask[R], connection: Connection, now: float) -> int:
+        """Make one request's message; return its length."""
         if ask.future.done():  # its caller goes in this tick
-            return
+            return 0
         self._asked += 1
         key = ask.key = f"{self._prefix}-{self._asked}"
         ask.since = now
@@ -343,8 +346,9 @@ class WebSocketTransport(Generic[R]):
             self._pending.withdraw(key)
             ask.key = None
             ask.fail(error)
-            return
+            return 0
         connection.say(message)
+        return len(message)
 
     def _leave(self, ask: _Ask[R]) -> None:
         """The caller goes; a reply of the same tick counts as late."""

@@ -1,4 +1,4 @@
-"""The vendor's clock, estimated from what its replies say. Pure arithmetic: it never waits and asks nobody.
+"""The vendor's clock, estimated from what its replies say. Arithmetic: it never waits and asks nobody.
 
 A signature is refused 5 seconds after its timestamp, and one from the future may be refused too, so timestamps must be
 the vendor's time, whatever the local clock says. Kept is the vendor's time minus the monotonic clock: a local wall
@@ -7,16 +7,18 @@ clock that is set while the program runs changes nothing.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from . import config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["VendorClock"]
+__all__ = ["VendorClock", "shared_clock"]
 
 _DRIFT: Final = 200e-6
 """Seconds per second by which two clocks may run apart: twice what a poor quartz does."""
@@ -28,8 +30,10 @@ _STILL_MS: Final = 250
 """A correction backwards of up to this stops the timestamps for that long; a larger one sets them back."""
 _REMEMBERED_MS: Final = int(config.LONGEST_TOLERANCE * 1000)
 """For how long it is remembered what was signed: the vendor's longest tolerance."""
-_LAST_MS: Final = 253_402_300_799_999
-"""The end of the year 9999."""
+_FIRST_MS: Final = 1_262_304_000_000
+"""The beginning of the year 2010: no vendor was there before, and seconds sent for milliseconds are."""
+_LAST_MS: Final = 4_102_444_800_000
+"""The end of the year 2099."""
 
 
 class _Interval(NamedTuple):
@@ -58,7 +62,16 @@ class VendorClock:
         monotonic: seconds that never jump, as `time.monotonic` gives them.
     """
 
-    __slots__ = ("_anchor", "_estimate", "_known", "_monotonic", "_next", "_now_ms", "_sweep_ms")
+    __slots__ = (
+        "__weakref__",
+        "_anchor",
+        "_estimate",
+        "_known",
+        "_monotonic",
+        "_next",
+        "_now_ms",
+        "_sweep_ms",
+    )
 
     def __init__(
         self,
@@ -163,9 +176,29 @@ class VendorClock:
             self._estimate = fresh.middle if rejected else within
 
 
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, VendorClock]] = (
+    WeakKeyDictionary()
+)
+
+
+def shared_clock(account: str) -> VendorClock:
+    """The clock of an account on the running event loop, kept as long as a gateway uses it: two gateways of one account
+    must not sign the same text at the same time.
+
+    Args:
+        account: names the account and the host; never a secret.
+    """
+    loop = asyncio.get_running_loop()
+    clocks = _shared.setdefault(loop, WeakValueDictionary())
+    clock = clocks.get(account)
+    if clock is None:
+        clock = clocks[account] = VendorClock(monotonic=loop.time)
+    return clock
+
+
 def _reading(stamp_ms: float, sent: float, received: float) -> _Interval | None:
     """Bound the offset by a stamp that was made between two monotonic times; None if it is absurd."""
-    if not (0 < stamp_ms <= _LAST_MS and -math.inf < sent <= received < math.inf):
+    if not (_FIRST_MS <= stamp_ms <= _LAST_MS and -math.inf < sent <= received < math.inf):
         return None
     stamp = stamp_ms / 1000
     # It holds as of an unknown moment since `sent`, so it ages from there.

@@ -20,6 +20,7 @@ __all__ = [
     "APPROVED",
     "BASIC",
     "CLOCK_PATIENCE",
+    "CORRECTION",
     "IDLE_CLOSE",
     "LAST_LOOK",
     "LEGACY_REST_URL",
@@ -28,6 +29,7 @@ __all__ = [
     "LONGEST_PERIOD",
     "LONGEST_TOLERANCE",
     "METHODS",
+    "NO_IDS",
     "PATHS",
     "PROCESSING_TIME",
     "PUBLIC_RATE_LIMIT",
@@ -101,7 +103,11 @@ SERVER_TIME_CACHE: Final = 30.0
 """Seconds for which public endpoints are cached, the server's time among them (OLD, Rate limits)."""
 
 CLOCK_PATIENCE: Final = 2.0
-"""Seconds for which warming up waits for the vendor's time once the socket stands."""
+"""Seconds for which anything waits for the vendor's time."""
+CORRECTION: Final = 1.0
+"""Seconds by which an estimate of the vendor's clock must change to be worth a fresh signature."""
+NO_IDS: Final = frozenset({"all", "by-external-id", "cancel", "open", "trades"})
+"""What stands in paths in place of an order's id (NEW, trade/orders)."""
 
 PROCESSING_TIME: Final = 10.0
 """Seconds after which the vendor gives up a request (NEW, trade/websocket_api/general_api_information). What such a

@@ -39,7 +39,7 @@ from tronsave_async.websocket import WebSocketTransport
 
 from . import config, verdict, wire
 from .auth import JsonValue, Signer, business_json
-from .clock import VendorClock
+from .clock import VendorClock, shared_clock
 from .config import VENUE
 
 if TYPE_CHECKING:
@@ -143,11 +143,11 @@ class RipioGateway(Adapter):
             connect_timeout=connect_timeout,
             emit=emitter(telemetry),
         )
-        account = f"{token.account}@{self._http.host}"
+        self._account = f"{token.account}@{self._http.host}"
         metered = Meter(
-            Scope(VENUE, account, "all"),
+            Scope(VENUE, self._account, "all"),
             rate_limit or profile.rate_limit,
-            shared_quota(f"{VENUE} {account}", profile.daily_quota),
+            shared_quota(f"{VENUE} {self._account}", profile.daily_quota),
         )
         meters = dict.fromkeys((*config.METHODS, *config.PATHS), metered)
         meters["server_time"] = Meter(
@@ -171,8 +171,12 @@ class RipioGateway(Adapter):
         )
         self._dispatch.settle_with(cancels, self._read_back, _name)
         self._vendor_clock: VendorClock | None = None
-        self._renewed_at = float("-inf")
+        self._has_heard = False
+        self._trusts_replies = True
+        """The time in replies has not misled a signature yet."""
+        self._renewed_at = -math.inf
         self._renewal: asyncio.Task[None] | None = None
+        self._renewal_began = -math.inf
 
     @classmethod
     def from_env(
@@ -204,6 +208,8 @@ class RipioGateway(Adapter):
             return f"an order's id of more than {longest} characters"
         if name in {".", ".."} or not name.isprintable():
             return "an order's id must be visible characters, and no dots alone"
+        if order.id is not None and order.id in config.NO_IDS:
+            return "this is a name of the vendor's, and no order's"
         return None
 
     # -- the vendor's own calls -----------------------------------------------------------------------------------
@@ -296,8 +302,8 @@ class RipioGateway(Adapter):
         """
         if external_id is not None:
             self._usable(OrderRef(client_id=external_id))
-        if expiration is not None and expiration.tzinfo is None:
-            raise UsageError("expiration must be an aware datetime")
+        if expiration is not None:
+            _moment("expiration", expiration)
         params: dict[str, JsonValue] = {
             "pair": pair,
             "side": side,
@@ -314,7 +320,8 @@ class RipioGateway(Adapter):
             "immediate_or_cancel": immediate_or_cancel,
             "fill_or_kill": fill_or_kill,
         }
-        business = business_json({name: v for name, v in params.items() if v is not None})
+        wanted = {name: v for name, v in params.items() if v is not None}
+        business = business_json(wanted)
         if external_id is not None:
             self._dispatch.forget(OrderRef(client_id=external_id))
         seconds = timeout_seconds(timeout)
@@ -324,13 +331,13 @@ class RipioGateway(Adapter):
             return await self._call(
                 "create",
                 business,
-                verdict.created_order,
+                partial(_created, wanted=wanted),
                 seconds,
                 _LOOK_AT_OPEN_ORDERS if external_id is None else _LOOK_BY_EXTERNAL_ID,
-                partial(_hear_late_creation, late),
+                partial(_hear_late_creation, late, wanted),
             )
         except OutcomeUnknown as unknown:
-            look = partial(self._find_created, external_id, pair, side, unknown.sent_at)
+            look = partial(self._find_created, external_id, wanted, unknown.sent_at)
             found = await self._look_for_created(look, late, deadline)
             if found is None:
                 raise
@@ -368,7 +375,8 @@ class RipioGateway(Adapter):
         self._usable(OrderRef(id=order_id))
         params: dict[str, JsonValue] = {"order_id": order_id, "price": price, "amount": amount}
         business = business_json({name: v for name, v in params.items() if v is not None})
-        await self._call("update", business, verdict.updated, timeout, _LOOK_AT_ORDER)
+        read = partial(verdict.updated, order_id=order_id)
+        await self._call("update", business, read, timeout, _LOOK_AT_ORDER)
 
     async def order(self, order: OrderRef | str, *, timeout: float | None = 30.0) -> wire.Order:
         """The vendor's whole record of an order (page: get-order), by id or by external id.
@@ -525,8 +533,7 @@ class RipioGateway(Adapter):
     async def _find_created(
         self,
         external_id: str | None,
-        pair: str,
-        side: str,
+        wanted: Mapping[str, JsonValue],
         sent_at: datetime,
         deadline: float,
     ) -> wire.Order | None:
@@ -538,7 +545,8 @@ class RipioGateway(Adapter):
             found = await self.order(OrderRef(client_id=external_id), timeout=left)
         except GatewayError:
             return None
-        return found if _is_that(found, pair, side, sent_at) else None
+        is_new = found.create_date is not None and found.create_date >= sent_at - _SLACK
+        return found if is_new and _matches(found, wanted) else None
 
     # -- how anything is sent -------------------------------------------------------------------------------------
 
@@ -657,29 +665,39 @@ class RipioGateway(Adapter):
 
     def _timestamp(self, text: bytes) -> int:
         if self._vendor_clock is None:
-            self._vendor_clock = VendorClock(monotonic=asyncio.get_running_loop().time)
+            self._vendor_clock = shared_clock(self._account)
         return self._vendor_clock.timestamp(text)
 
     def _hear(self, exchange: Exchange, stamp: int | None) -> None:
         """A reply to a signed request may carry the vendor's time, which is never cached."""
         if stamp is None or exchange.departed_at is None or exchange.ended_at is None:
             return
+        if not self._trusts_replies:
+            return
         assert self._vendor_clock is not None, "it made the signature"
+        self._has_heard = True
+        before = self._vendor_clock.offset
         self._vendor_clock.heard(stamp, exchange.departed_at, exchange.ended_at)
-        self._renewed_at = exchange.ended_at
+        if abs(self._vendor_clock.offset - before) > config.CORRECTION:
+            self._renewed_at = exchange.ended_at
 
     def _renew_clock(self, exchange: Exchange) -> None:
         """A signature's time was rejected: estimate the vendor's clock anew, once for all who were rejected by it.
-        Whoever signs next waits for it."""
+        Whoever signs next waits for it, for a moment."""
         assert exchange.departed_at is not None, "it was answered"
         under_way = self._renewal is not None and not self._renewal.done()
-        if self._renewed_at < exchange.departed_at and not under_way:
-            self._renewal = self._dispatch.spawn(self._ask_for_time(rejected=True))
+        if under_way or self._renewed_at >= exchange.departed_at:
+            return
+        # The estimate that was rejected agrees with what the replies say: then they tell no time to sign with.
+        self._trusts_replies = self._trusts_replies and not self._has_heard
+        self._renewal_began = clock()
+        self._renewal = self._dispatch.spawn(self._ask_for_time(rejected=True))
 
     async def _clock_is_right(self) -> None:
-        """Wait for the estimate that is under way, if there is one."""
-        if self._renewal is not None:
-            await asyncio.wait([self._renewal])
+        """Wait for the estimate that is under way, if there is one; it must not hold up what the old one may do."""
+        left = self._renewal_began + config.CLOCK_PATIENCE - clock()
+        if self._renewal is not None and left > 0.0:
+            await asyncio.wait([self._renewal], timeout=left)
 
     async def _ask_for_time(self, *, rejected: bool) -> None:
         """Without an answer the estimate stays, and the fresh attempt is made with it."""
@@ -723,19 +741,33 @@ def _unsigned(exchange: Exchange, seen: bool) -> Mapping[str, str]:
     return {"Cache-Control": "no-cache"}
 
 
-def _is_that(found: wire.Order, pair: str, side: str, sent_at: datetime) -> bool:
-    """Whether a found order is the one that was just created, and not an older one with the same external id."""
-    return (
-        found.create_date is not None
-        and found.create_date >= sent_at - _SLACK
-        and found.pair in (None, pair)
-        and found.side in (None, side)
-    )
+def _matches(order: wire.Order, wanted: Mapping[str, JsonValue]) -> bool:
+    """Whether an order is what a creation asked for, as far as the vendor's record tells."""
+    told = {
+        "external_id": order.external_id,
+        "pair": order.pair,
+        "side": order.side,
+        "type": order.type,
+        "amount": order.requested_amount,
+        "price": order.price,
+    }
+    return all(said is None or wanted.get(name) in (None, said) for name, said in told.items())
 
 
-def _hear_late_creation(late: asyncio.Future[wire.Order], reply: wire.Frame) -> None:
+def _created(frame: wire.Frame, wanted: Mapping[str, JsonValue]) -> wire.Order:
+    """The order that a reply to create tells, if it is the one that was asked for."""
+    order = verdict.created_order(frame)
+    if not _matches(order, wanted):
+        reason = "the reply tells another order"
+        raise BadReply(VENUE, "create", reason, wire=Wire.ANSWERED, status=frame.status)
+    return order
+
+
+def _hear_late_creation(
+    late: asyncio.Future[wire.Order], wanted: Mapping[str, JsonValue], reply: wire.Frame
+) -> None:
     try:
-        order = verdict.created_order(reply)
+        order = _created(reply, wanted)
     except GatewayError:
         return
     if not late.done():
@@ -759,8 +791,8 @@ def _time_of(stamp: int) -> datetime:
         raise BadReply(VENUE, "server_time", reason, wire=Wire.ANSWERED) from None
 
 
-def _moment(name: str, moment: datetime) -> str:
-    if moment.tzinfo is None:
+def _moment(name: str, moment: object) -> str:
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
         raise UsageError(f"{name} must be an aware datetime")
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

@@ -230,14 +230,16 @@ def created_order(frame: Frame) -> Order:
     return order
 
 
-def updated(frame: Frame) -> None:
-    """Nothing, if a reply to update is a success; its result is empty.
+def updated(frame: Frame, order_id: str) -> None:
+    """Nothing, if a reply to update is a success; its result is empty, or the order.
 
     Raises:
         VendorError: nothing was changed.
         BadReply: the order may have been changed.
     """
-    read_frame_reply("update", frame)
+    order = read_frame_reply("update", frame)
+    if order is not None and not _names(order, order_id, None):
+        raise _bad_reply("update", "the reply is about another order", frame.status)
 
 
 def cancel_verdict(frame: Frame, order_id: str | None, external_id: str | None) -> Verdict:
