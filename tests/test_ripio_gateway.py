@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import trustme
 
-from brokers.ripio import APPROVED, BASIC, Profile, RipioGateway
+from brokers.ripio import APPROVED, BASIC, Profile, RipioGateway, config
 from brokers.ripio.sandbox import (
     Amounts,
     Announce,
@@ -902,6 +902,44 @@ async def test_one_estimate_besides_a_warm_up() -> None:
             len(sandbox.requests_to("cancel")) == 3
         )  # whoever comes meanwhile waits for the estimate
         assert len(sandbox.requests_to("server_time")) == 2
+
+
+@pytest.mark.virtual_time
+async def test_a_vendor_that_does_not_tell_the_time_holds_up_no_cancel() -> None:
+    """Whoever signs while the time is asked for waits for a moment, and not for the answer."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        body = frame(400, error(40011, "Invalid signature"))
+        sandbox.faults.add(
+            faults.replaced("cancel", status=200, body=body), faults.hang_before("server_time")
+        )
+        started = asyncio.get_running_loop().time()
+        ids = [sandbox.add_order() for _ in range(5)]
+        outcomes = [await gateway.cancel(order, timeout=60) for order in ids]
+        passed = asyncio.get_running_loop().time() - started
+        assert {type(outcome) for outcome in outcomes} == {Canceled}
+        assert passed < 2 * config.CLOCK_PATIENCE
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("ahead", [30_000, -30_000])
+async def test_a_vendor_whose_replies_tell_a_wrong_time_is_asked_for_the_right_one(
+    ahead: int,
+) -> None:
+    """The time in replies misleads one signature; after that the vendor's clock endpoint counts."""
+    clock = virtual_now()
+    async with vendor(now=clock) as (sandbox, gateway):
+        for number in range(5):
+            stamp = int(clock().timestamp() * 1000) + ahead
+            order_id = sandbox.add_order()
+            result = {"id": order_id, "status": "canceled", "executed_amount": 0}
+            body = msgspec.json.encode({"status": 200, "result": result, "timestamp": stamp})
+            if number == 0:
+                sandbox.faults.add(faults.replaced("cancel", status=200, body=body, processed=True))
+            outcome = await gateway.cancel(order_id, timeout=60)
+            assert isinstance(outcome, Canceled)
+            await asyncio.sleep(2.0)
+        assert len(sandbox.requests_to("cancel")) == 6
+        assert len(sandbox.requests_to("server_time")) == 1
 
 
 # -- limits -------------------------------------------------------------------------------------------------------
