@@ -6,6 +6,7 @@ import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -334,7 +335,8 @@ STATES: dict[str, tuple[dict[str, object], OrderState, OrderState, str | None]] 
     },
     "code as text": ({"paid": True, "code": "048010"}, FILLED, FILLED, "paid"),
     "code of zeros": ({"paid": True, "code": "000000"}, FILLED, FILLED, "paid"),
-    "code of letters": ({"code": "ABC"}, FILLED, FILLED, None),
+    "code of letters": ({"code": "pending"}, UNKNOWN, UNKNOWN, None),
+    "code of letters and digits": ({"code": "G-4711"}, FILLED, FILLED, None),
     "canceled": ({"paid": True, "error": "Order canceled"}, CANCELED, CANCELED, "Order canceled"),
     "an error of no known meaning": (
         {"paid": True, "error": "no luck"},
@@ -353,6 +355,42 @@ STATES: dict[str, tuple[dict[str, object], OrderState, OrderState, str | None]] 
         UNKNOWN,
         UNKNOWN,
         "invoice not canceled yet",
+    ),
+    "axios": (
+        {"paid": True, "error": "Request failed with status code 502"},
+        UNKNOWN,
+        UNKNOWN,
+        "Request failed with status code 502",
+    ),
+    "rule": (
+        {"paid": True, "error": "Order can be cancelled after 2 minutes"},
+        UNKNOWN,
+        UNKNOWN,
+        "Order can be cancelled after 2 minutes",
+    ),
+    "condition": (
+        {"paid": True, "error": "Funds are returned automatically if no code arrives"},
+        UNKNOWN,
+        UNKNOWN,
+        "Funds are returned automatically if no code arrives",
+    ),
+    "never": (
+        {"paid": True, "error": "The order was never canceled"},
+        UNKNOWN,
+        UNKNOWN,
+        "The order was never canceled",
+    ),
+    "negated request": (
+        {"paid": True, "error": "Order cancellation failed"},
+        UNKNOWN,
+        UNKNOWN,
+        "Order cancellation failed",
+    ),
+    "clause of a condition": (
+        {"paid": True, "error": "if no code arrives, order is canceled"},
+        UNKNOWN,
+        UNKNOWN,
+        "if no code arrives, order is canceled",
     ),
     "will expire": (
         {"paid": True, "error": "Order will expire in 3 minutes"},
@@ -631,3 +669,36 @@ def test_no_bytes_break_the_other_calls(status: int, body: bytes, endpoint: str)
     except (VendorError, BadReply):
         return
     assert status == 200
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "No response received from provider",
+        "Cannot read properties of undefined (reading 'number')",
+        "order not found",
+        "lnd: unauthorized macaroon",
+        "order already created",
+    ],
+)
+def test_a_prepaid_order_is_not_refused_by_words_of_another_matter(reason: str) -> None:
+    """Where money is spent, a reason that is no known refusal leaves open whether an order was created."""
+    body = msgspec.json.encode({"status": "error", "reason": reason})
+    with pytest.raises(VendorFailure):
+        verdict.created_order(500, body, prepaid=True)
+
+
+@pytest.mark.parametrize(
+    "reason", ["insufficient balance", "Unsupported country.", "invalid service"]
+)
+def test_a_prepaid_order_is_refused_by_plain_words(reason: str) -> None:
+    """Nothing was created, and the caller may order something else."""
+    body = msgspec.json.encode({"status": "error", "reason": reason})
+    with pytest.raises(BusinessRefusal):
+        verdict.created_order(500, body, prepaid=True)
+
+
+def test_a_cancel_without_a_key_is_not_refused_for_somebody_elses() -> None:
+    """Words of a key that are no plain refusal may hide that the order was canceled."""
+    body = msgspec.json.encode({"status": "error", "reason": "lnd: unauthorized macaroon"})
+    assert verdict.cancel_verdict("f" * 64, 500, body).meaning is Meaning.AMBIGUOUS

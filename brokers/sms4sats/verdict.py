@@ -88,31 +88,40 @@ _OUTAGE: Final = re.compile(
     re.IGNORECASE,
 )
 """Words of the vendor's trouble: what was asked for may have been done before the trouble came."""
-_RULE: Final = re.compile(
-    r"minute|too early|already|receiv|deliver|expire|rent|only|allowed|permit|paid|country|service|balance|funds"
-    r"|insufficient|not enough|invalid|missing|required|stock|number|message|phone",
+_PREPAID_REFUSED: Final = re.compile(
+    r"(insufficient|not enough) (balance|funds)|(balance|funds)( is| are)? (too low|insufficient)"
+    r"|(unsupported|unknown|invalid|missing|no such) (country|service)|(country|service) (is )?(required|not supported)"
+    r"|(missing|invalid|unknown|wrong|no) api[ -_]?key|api[ -_]?key (is )?(required|missing|invalid|unknown|needed)",
     re.IGNORECASE,
 )
-"""Words of a rule or of what was asked for: the vendor looked, and says no. Where money is spent, a reason without any
-of them proves nothing."""
+"""Reasons for which a prepaid order is certainly not created. Where money is spent, any other proves nothing."""
 _NO_SUCH_ORDER: Final = re.compile(
     r"(the )?order( id)? (was )?(not found|does not exist|unknown)|(unknown|no such) order( id)?",
     re.IGNORECASE,
 )
 _ENDED: Final = re.compile(
-    r"\b(order|request|invoice|payment|funds|money|sats|it)\b[^.]*"
-    r"\b(cancell?ed|expired|refunded|returned|released|failed)\b|no available number"
-    r"|^(cancell?ed|expired)\b|\brefunded\b",
+    r"no available number|(cancell?ed|expired|refunded)"
+    r"|((your|the) )?(payment request|order|invoice|payment)( (is|was|has been))?( already)?"
+    r" (cancell?ed|expired|refunded|released)( by .{1,40})?"
+    r"|((your|the) )?(funds|money|sats|payment) (is|are|was|were|has been|have been)( already)?"
+    r" (returned|refunded|released)( to .{1,40}?)?( automatically)?",
     re.IGNORECASE,
 )
-"""Words of an order's end, whatever led to it."""
-_NOT_YET: Final = re.compile(
-    r"\b(not|n't|cannot|can't|unable|could|will|would|may|please|retry|yet|fail(s|ed)? to)\b",
+"""Whole clauses that say that an order ended, or that its money went back."""
+_CONDITION: Final = re.compile(
+    r"\b(if|when|unless|until|after|before|will|would|could|can|may|not|never|only|unable|please|try|retry|n't)\b",
     re.IGNORECASE,
 )
 """Words that take an end back, or put it off."""
-_GIVEN_BACK: Final = re.compile(r"\b(refunded|returned)\b", re.IGNORECASE)
+_CLAUSES: Final = re.compile(r"[.,;!:]+")
 _KEY: Final = re.compile(r"\bapi[ -_]?key\b|\bunauthori[sz]ed\b", re.IGNORECASE)
+
+_KEY_REFUSED: Final = re.compile(
+    r"unauthori[sz]ed|((missing|invalid|unknown|wrong|no) )?api[ -_]?key"
+    r"( (is )?(required|missing|invalid|unknown|needed))?",
+    re.IGNORECASE,
+)
+_KEYED: Final = frozenset({"balance", "create"})
 
 _MESSAGES: Final[Mapping[str, OrderState]] = {
     "created": OrderState.OPEN,
@@ -141,11 +150,11 @@ def _error_of(
     if word != "error":
         return _bad(endpoint, f"HTTP {status} with a status that is neither OK nor error", status)
     text = _quoted(reply.text("reason") or reply.text("message") or "", hidden)
-    kind = _kind(status, text)
+    kind = _kind(endpoint, status, text)
     return kind(VENUE, endpoint, status=status, text=text, retry_after=retry_after)
 
 
-def _kind(status: int, text: str) -> type[VendorError]:
+def _kind(endpoint: str, status: int, text: str) -> type[VendorError]:
     """By the status where it is none of the usual, else by the reason: HTTP 500 is how the vendor says no."""
     if status == 429:
         return RateLimited
@@ -155,7 +164,11 @@ def _kind(status: int, text: str) -> type[VendorError]:
         return VendorFailure
     if _NO_SUCH_ORDER.fullmatch(text.strip(" .!")):
         return OrderNotFound
-    return AuthenticationRejected if _KEY.search(text) else BusinessRefusal
+    if _KEY.search(text) is None:
+        return BusinessRefusal
+    # Of a call that carries no key, words of keys that are no plain refusal are somebody else's trouble coming through.
+    plain = _KEY_REFUSED.fullmatch(text.strip(" .!")) is not None
+    return AuthenticationRejected if plain or endpoint in _KEYED else VendorFailure
 
 
 def _foreign(endpoint: str, status: int, retry_after: float | None) -> VendorError | BadReply:
@@ -275,7 +288,8 @@ def state_of(status: OrderStatus, *, overdue: bool) -> OrderState:
             or its clock started later.
     """
     if status.code is not None:
-        return OrderState.FILLED if status.error is None else OrderState.UNKNOWN
+        is_code = any(c.isdigit() for c in status.code) and status.error is None
+        return OrderState.FILLED if is_code else OrderState.UNKNOWN
     if status.error is not None:
         return OrderState.CANCELED if _ends(status.error) else OrderState.UNKNOWN
     if status.sms_status is not None:
@@ -285,9 +299,8 @@ def state_of(status: OrderStatus, *, overdue: bool) -> OrderState:
 
 def _ends(error: str) -> bool:
     """Whether an order's error says that it ended. Any other text may speak of the request that asked."""
-    if _ENDED.search(error) is None or _NOT_YET.search(error) is not None:
-        return False
-    return _OUTAGE.search(error) is None or _GIVEN_BACK.search(error) is not None
+    clauses = (clause.strip() for clause in _CLAUSES.split(error))
+    return not _CONDITION.search(error) and any(_ENDED.fullmatch(clause) for clause in clauses)
 
 
 def snapshot_of(order: OrderRef, status: OrderStatus, *, overdue: bool) -> OrderSnapshot:
@@ -321,8 +334,11 @@ def created_order(
 
     try:
         return read_success("create", status, body, read, retry_after)
-    except BusinessRefusal as refusal:
-        if prepaid and not _RULE.search(refusal.text):
+    except (BusinessRefusal, OrderNotFound, AuthenticationRejected) as refusal:
+        by_words = status in (200, 500) and not _PREPAID_REFUSED.fullmatch(
+            refusal.text.strip(" .!")
+        )
+        if prepaid and by_words:
             raise VendorFailure(VENUE, "create", status=status, text=refusal.text) from None
         raise
 
