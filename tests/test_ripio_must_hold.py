@@ -197,6 +197,17 @@ async def test_a_late_success_ends_the_doubt() -> None:
         assert gateway._socket.strays["late"] == 1
 
 
+async def test_every_request_is_counted_also_after_a_late_success() -> None:
+    """The proof comes while the repeat is under way, and the repeat is lost: both requests were attempts."""
+    async with vendor(gateway_request_timeout=0.05) as (sandbox, gateway):
+        [order] = placed(sandbox, 1)
+        await sandbox.close_rest()
+        sandbox.faults.add(faults.late("cancel", delay=0.08), faults.hang_before("cancel"))
+        outcome = await gateway.cancel(order)
+        assert isinstance(outcome, Canceled)
+        assert outcome.attempts == len(sandbox.requests_to("cancel")) == 2
+
+
 async def test_a_late_success_calls_off_a_repeat_that_waits_for_its_permit() -> None:
     """The repeat would have to wait for half a minute, and tells nothing new: the outcome comes with the late reply."""
     limit = RateLimit(1, per=30.0)

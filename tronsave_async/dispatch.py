@@ -466,12 +466,13 @@ class Dispatcher:
     async def settle(self, case: Case, step: Step) -> None:
         """Carry a case from ``step`` to its end. Canceling the call leaves in the case what was proved so far."""
         while step is not Step.DONE:
+            if case.consult(clock()):
+                return
             if step.pauses and not await self._pause_case(case, step):
                 case.give_up("the retry quota is used up", clock())
             elif self._closing.is_set():
                 case.give_up("gateway closed", clock())
-            case.consult(clock())
-            if case.outcome is not None:
+            if case.consult(clock()):
                 return
             step = await (self._send_cancel(case) if step.sends else self._look_back(case))
 
@@ -492,7 +493,6 @@ class Dispatcher:
         case.was_divided(delivery.divided)
         if delivery.late:
             case.proof = delivery.value
-        if case.proof is not None and (delivery.late or failure is not None):
             case.consult(clock())
             return Step.DONE
         if failure is None:

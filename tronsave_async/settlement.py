@@ -403,11 +403,12 @@ class Case:
 
     # -- the end --------------------------------------------------------------------------------------------------
 
-    def consult(self, now: float) -> None:
-        """Take the proof that a late answer brought, if there is one."""
+    def consult(self, now: float) -> bool:
+        """Take the proof that a late answer brought, if there is one. True if the case has its outcome."""
         if self.outcome is None and (proof := self.proof) is not None:
             self._code, self._message = proof.code, proof.message
             self._canceled(Evidence.REPLY, proof.executed, proof.remaining, now)
+        return self.outcome is not None
 
     def give_up(self, reason: str, now: float) -> None:
         """No time, no quota or no gateway is left: the outcome is what was proved so far."""
