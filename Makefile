@@ -1,6 +1,6 @@
 # Needs only make and a Python from 3.11 on; every environment is made here, under .venv, .demo and .tox.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check-fast coverage clean
+.PHONY: help demo test lint types check-fast coverage proof clean
 
 CANDIDATES := python3.11 python3.12 python3.13 python3.14 python3.15 python3 python \
 	$(wildcard $(HOME)/.pyenv/versions/*/bin/python3 /usr/local/bin/python3 /opt/*/bin/python3)
@@ -27,7 +27,10 @@ check-fast: .venv/ready ## Lint, types, and the suite on one interpreter; ARGS='
 	env $$($(FIND)) .venv/bin/tox run -- $(ARGS)
 
 coverage: .venv/ready ## The suite on one interpreter, with branch coverage
-	env $$($(FIND) --coverage) .venv/bin/tox run -- $(ARGS)
+	env $$($(FIND) --cov) .venv/bin/tox run -- $(ARGS)
+
+proof: .venv/ready ## The scripted disasters, all of them, and the figures of tests/README.md
+	env THOROUGH=1 $$($(FIND) --proof) .venv/bin/tox run -- $(ARGS)
 
 clean: ## Remove every environment and cache
 	rm -rf .venv .demo .tox .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist

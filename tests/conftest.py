@@ -20,6 +20,7 @@ import pytest
 from anyio.pytest_plugin import get_runner
 from hypothesis import HealthCheck, settings
 
+from support import tally
 from support.canary import sightings
 from support.interruptible import InterruptibleLoop
 from support.leaks import LoopErrors, leftover_sockets, leftover_tasks, open_sockets
@@ -88,6 +89,14 @@ def pytest_collection_finish() -> None:
     """Exempt what importing has made from garbage collection, which runs after every async test."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was tried and judged."""
+    if tally.counted:
+        terminalreporter.section("tried and judged")
+        for row in tally.rows():
+            terminalreporter.write_line(row)
 
 
 @pytest.hookimpl(wrapper=True)

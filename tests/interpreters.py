@@ -89,9 +89,10 @@ def environments(minors: list[int], factor: str) -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the variables for tox."""
+    """Print the variables for tox: `--all` interpreters, or this one, in debug mode or with `--cov` or `--proof`."""
     found = find() if "--all" in arguments else {sys.version_info.minor: sys.executable}
-    suites = environments(list(found), "cov" if "--coverage" in arguments else "debug")
+    factors = [factor for factor in ("cov", "proof") if f"--{factor}" in arguments]
+    suites = environments(list(found), (factors or ["debug"])[0])
     discover = os.pathsep.join(found.values())
     sys.stdout.write(f"TOX_DISCOVER={discover} TOX_ENV={','.join(['lint', 'types', *suites])}\n")
 
