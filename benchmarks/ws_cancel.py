@@ -1,172 +1,165 @@
-"""CPU per cancel over one WebSocket, sequential and with many in flight, against a hand-written client.
+"""A cancel over one WebSocket, through the whole public API: what does it cost, and how long does it take?
 
-The ideal has the same sans-I/O core under an `asyncio.Protocol`, the same signer and the same decoder, one write per
-tick, a future for each request, and nothing else. The server runs in another process.
+Ours is `RipioGateway.cancel`: argument checks, deadline, limiter, quota, coalescing, signing, correlation, verdict,
+outcome. The ideal has the same sans-I/O core under an `asyncio.Protocol`, the same signer and the same decoder, one
+write per tick and a future for each request. python-binance and ccxt.pro send Binance's cancel, whose request and
+reply have the same shape and size; pybotters has no cancel and no matching of replies. Rate limits are off in all.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import re
-import statistics
-import subprocess
-import sys
 import time
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
-from websockets.asyncio.server import serve
-from websockets.client import ClientProtocol
-from websockets.frames import Frame
-from websockets.uri import parse_uri
+import measure
+import peers
+from ideals import RawAiohttpSocket, RawWebsockets, SansIO
+from measure import Arm, Goal, Kind, Options, Series
+from report import Bar, Chart, Report, finish
 
-from brokers.ripio import RipioGateway, wire
-from brokers.ripio.auth import Signer, business_json
-from tronsave_async import RateLimit, RateLimiter, Secret
+from brokers.ripio import Profile, RipioGateway
+from tronsave_async import Canceled, RateLimit, RateLimiter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from websockets.asyncio.server import ServerConnection
-
-ORDER = "7155ED34-9EC4-4733-8B32-1E4319CB662F"
-RESULT = (
-    '{"id":"7155ED34-9EC4-4733-8B32-1E4319CB662F","create_date":"2024-03-27T13:27:19.853Z",'
-    '"update_date":"2024-03-27T13:30:45.123Z","executed_amount":0,"remaining_amount":0.001,"remaining_value":100,'
-    '"requested_amount":0.001,"requested_value":100,"total_value":100,"status":"canceled","type":"limit",'
-    '"price":100000,"pair":"BTC_BRL","external_id":"my-order-123"}'
-)
-REQUEST_ID = re.compile('"id":"([^"]*)"')
-ROUNDS = 24
+SETTINGS = ((1, 200), (100, 1000), (1000, 2000))
+"""In flight at once, and cancels in a block."""
+TO_IDEAL = Goal(1.15, "x")
+TO_PEER = {1: Goal(0.5, "x"), 100: Goal(0.25, "x")}
 
 
-async def answer(connection: ServerConnection) -> None:
-    """Answer every request with a success."""
-    async for message in connection:
-        assert isinstance(message, str)
-        match = REQUEST_ID.search(message)
-        assert match is not None
-        order = message.rpartition('"id":"')[2].partition('"')[0]
-        result = RESULT.replace(ORDER, order)
-        await connection.send('{"id":"' + match[1] + '","status":200,"result":' + result + "}")
+def named(order: int) -> str:
+    """An order's id as Ripio's are."""
+    return f"7155ED34-9EC4-4733-8B32-{order:012X}"
 
 
-async def run_server() -> None:
-    """Print the port and serve until standard input ends."""
-    async with serve(answer, "127.0.0.1", 0, compression=None) as server:
-        print(next(iter(server.sockets)).getsockname()[1], flush=True)
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-
-
-class Ideal(asyncio.Protocol):
-    """The least that sends a signed cancel and awaits its reply."""
-
-    def __init__(self, url: str) -> None:
-        self.core = ClientProtocol(parse_uri(url), max_size=1 << 20)
-        self.signer = Signer(Secret("token"), Secret("secret"))
-        self.pending: dict[str, asyncio.Future[wire.Frame]] = {}
-        self.numbers = itertools.count(1)
-        self.loop = asyncio.get_running_loop()
-        self.opened = self.loop.create_future()
-        self.corked = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for the upgrade."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.core.send_request(self.core.connect())
-        self.write()
-
-    def data_received(self, data: bytes) -> None:
-        """Settle what is answered."""
-        self.core.receive_data(data)
-        for event in self.core.events_received():
-            if isinstance(event, Frame):
-                read = wire.read_message(event.data)
-                assert isinstance(read, tuple)
-                self.pending.pop(read[0]).set_result(read[1])
-            else:
-                self.opened.set_result(None)
-
-    def write(self) -> None:
-        """Write once per tick."""
-        self.corked = False
-        self.transport.write(b"".join(self.core.data_to_send()))
-
-    async def cancel(self, order: str) -> wire.Frame:
-        """Cancel one order."""
-        key = str(next(self.numbers))
-        future: asyncio.Future[wire.Frame] = self.loop.create_future()
-        self.pending[key] = future
-        business = business_json({"id": order})
-        stamp = int(time.time() * 1000)
-        self.core.send_text(self.signer.frame(key, "order.cancel", business, stamp))
-        if not self.corked:
-            self.corked = True
-            self.loop.call_soon(self.write)
-        return await future
-
-
-async def block(cancel: Callable[[str], Awaitable[object]], at_once: int, total: int) -> float:
-    """Return microseconds of CPU per cancel in one block."""
-
-    async def worker(orders: list[str]) -> None:
-        for order in orders:
-            await cancel(order)
-
-    shares = [
-        [f"{n:08X}-0000-0000-0000-{k:012X}" for k in range(total // at_once)]
-        for n in range(at_once)
-    ]
-    started = time.process_time()
-    if at_once == 1:
-        await worker(shares[0])
-    else:
-        await asyncio.gather(*map(worker, shares))
-    return (time.process_time() - started) / total * 1e6
-
-
-async def compare(port: int) -> None:
-    """Alternate both arms, and print their medians and ratios."""
-    url = f"ws://127.0.0.1:{port}/"
-    loop = asyncio.get_running_loop()
-    _, ideal = await loop.create_connection(lambda: Ideal(url), "127.0.0.1", port)
-    await ideal.opened
-    gateway = RipioGateway(
+def gateway(port: int, patience: float = 15.0) -> RipioGateway:
+    """A gateway without a limit worth the name; ``patience`` is for requests and connections, in seconds."""
+    return RipioGateway(
         "token",
         "secret",
-        ws_url=url,
+        ws_url=f"ws://127.0.0.1:{port}/",
         rest_url=f"http://127.0.0.1:{port}/trade",
+        profile=Profile(RateLimit(10_000_000, per=1.0, margin=0.0), daily_quota=1_000_000_000),
         limiter=RateLimiter(),
-        rate_limit=RateLimit(10_000_000, per=1.0, margin=0.0),
+        request_timeout=patience,
+        connect_timeout=patience,
     )
-    async with gateway:
-        for at_once, total in ((1, 200), (100, 1000), (1000, 2000)):
-            arms: dict[str, list[float]] = {"ideal": [], "gateway.cancel": []}
-            for _ in range(ROUNDS):
-                arms["ideal"].append(await block(ideal.cancel, at_once, total))
-                arms["gateway.cancel"].append(await block(gateway.cancel, at_once, total))
-            ratios = [b / a for a, b in zip(*arms.values(), strict=True)][2:]
-            shown = "  ".join(
-                f"{name} {statistics.median(v[2:]):6.1f} us" for name, v in arms.items()
-            )
-            print(f"{at_once:>5} in flight: {shown}  ratio {statistics.median(ratios):.2f}")
-    ideal.transport.close()
 
 
-def main() -> None:
-    """Start the server in another process, and compare."""
-    if "--serve" in sys.argv:
-        asyncio.run(run_server())
-        return
-    command = [sys.executable, __file__, "--serve"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout is not None
-        assert server.stdin is not None
-        asyncio.run(compare(int(server.stdout.readline())))
-        server.stdin.close()
+class Cancels:
+    """Every arm by name, and how an order is named to it."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, tuple[Kind, str, peers.Cancel]] = {}
+        self.remarks: list[str] = []
+
+    async def open(self, stack: AsyncExitStack, port: int) -> None:
+        """Open ours, the ideals and the peers, and see that each of them cancels."""
+        ours = await stack.enter_async_context(gateway(port))
+        await ours.warm_up()
+        said = await ours.cancel(named(1))
+        peers.ensure(isinstance(said, Canceled) and said.order.id == named(1), said)
+        ideal = await SansIO.open(port)
+        sockets, aiohttp = await RawWebsockets.open(port), await RawAiohttpSocket.open(port)
+        for client in (ideal, sockets, aiohttp):
+            stack.push_async_callback(client.close)
+        for name, kind, note, call in (
+            ("tronsave-async", Kind.OURS, "RipioGateway.cancel", ours.cancel),
+            ("ideal", Kind.IDEAL, "websockets' sans-I/O core by hand", ideal.cancel),
+            ("raw websockets", Kind.FLOOR, "its client, a table of futures", sockets.cancel),
+            ("raw aiohttp", Kind.FLOOR, "its client, a table of futures", aiohttp.cancel),
+        ):
+            self.calls[name] = (kind, note, numbered(call))
+        for peer, cancel in await peers.open_all(peers.SOCKETS, stack, port, self.remarks):
+            self.calls[peer.name] = (peer.kind, peer.note, cancel)
+
+    def arms(self, at_once: int, total: int) -> list[Arm]:
+        """A block of so many cancels for each."""
+        return [
+            Arm(name, kind, partial(block, cancel, at_once, total), note)
+            for name, (kind, note, cancel) in self.calls.items()
+        ]
+
+
+def numbered(cancel: Callable[[str], Awaitable[object]]) -> peers.Cancel:
+    """Cancel by number; the names are made before."""
+    names = [named(order) for order in range(SETTINGS[-1][1])]
+    return lambda order: cancel(names[order])
+
+
+async def block(cancel: peers.Cancel, at_once: int, total: int) -> float:
+    """CPU per cancel."""
+    return await measure.cpu_of(measure.in_flight(cancel, range(total), at_once), total)
+
+
+async def compare(port: int, loop: str, given: Options, report: Report) -> None:
+    """Measure every setting on one event loop."""
+    async with AsyncExitStack() as stack:
+        cancels = Cancels()
+        await cancels.open(stack, port)
+        report.remarks += [f"{loop}: {remark}" for remark in cancels.remarks]
+        measure.settle_heap()
+        for at_once, total in SETTINGS:
+            size = given.size(total, quick=total // 2)
+            setting = f"{at_once:,} in flight, {loop}"
+            arms = cancels.arms(at_once, size)
+            measured = await measure.alternate(arms, given.rounds(24))
+            report.add(setting, "us", arms, measured)
+            question = f"WebSocket cancel, CPU, {setting}"
+            report.judge(question, setting, ideal=TO_IDEAL, peer=TO_PEER.get(at_once))
+            if at_once == 100:
+                bars = [Bar(arm.name, arm.kind, measured[arm.name]) for arm in arms]
+                name, title = f"ws_cancel_{loop}", f"CPU per WebSocket cancel, {setting}"
+                report.charts.append(Chart(name, title, "us", bars))
+            await pace(cancels, at_once, size, setting, given, report)
+
+
+async def pace(
+    cancels: Cancels, at_once: int, total: int, setting: str, given: Options, report: Report
+) -> None:
+    """Measure what callers feel, in rounds of their own."""
+    found: dict[str, list[measure.Pace]] = {name: [] for name in cancels.calls}
+    for _ in range(given.rounds(6, quick=2)):
+        for name, (_, _, cancel) in cancels.calls.items():
+            found[name].append(await measure.pace_of(cancel, range(total), at_once))
+    for name, (kind, _, _) in cancels.calls.items():
+        p50 = Series([each.p50 * 1e6 for each in found[name]])
+        p99 = Series([each.p99 * 1e6 for each in found[name]])
+        rate = Series([each.rate for each in found[name]])
+        note = f"p99 {measure.number(p99.median)} us; {rate.median:,.0f} cancels/s"
+        report.line(f"{setting}: wall", name, kind, "us p50", p50, note)
+
+
+async def profile(port: int, given: Options, report: Report) -> None:
+    """Write where a cancel's time goes."""
+    assert given.profile is not None
+    async with gateway(port) as ours:
+        await ours.warm_up()
+        for at_once, total in ((1, 5_000), (100, 20_000)):
+            keys = [named(order) for order in range(given.size(total))]
+            work = measure.in_flight(ours.cancel, keys, at_once)
+            name = f"ws_cancel_{at_once}"
+            report.profiles.append(await measure.profiled(given.profile, name, work))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure."""
+    given = measure.options(__doc__, argv)
+    started = time.perf_counter()
+    report = Report("ws_cancel", "WebSocket cancel", __doc__ or "")
+    with measure.server() as port:
+        if given.profile:
+            measure.run_on("asyncio", profile(port, given, report))
+        else:
+            loops, remarks = measure.usable_loops(given.loops)
+            report.remarks += remarks
+            for loop in loops:
+                measure.run_on(loop, compare(port, loop, given, report))
+    finish(report, given, time.perf_counter() - started)
 
 
 if __name__ == "__main__":

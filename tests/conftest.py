@@ -48,6 +48,8 @@ ONCE = frozenset(
     {
         *(
             "test_arguments",
+            "test_benchmarks",
+            "test_blot",
             "test_cli",
             "test_commands",
             "test_demo",
@@ -79,7 +81,7 @@ ONCE = frozenset(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what the runner leaves to one interpreter, and what none is spared."""
     for item in items:
-        if item.path.stem in ONCE:
+        if item.path.stem in ONCE or item.get_closest_marker("proof") is not None:
             item.add_marker("once")
         if item.path.parent.name == "contract":
             item.add_marker("contract")

@@ -71,19 +71,20 @@ def environments(minors: list[int], factor: str) -> list[str]:
     """
     Return the environments for the versions found, oldest first.
 
-    One alone runs everything, in the event loop's debug mode or measuring coverage. Of several, the oldest, in debug
-    mode, and the newest run all but what one interpreter answers for all; that is answered, with the contract, by one
-    between them or else by the newest. Others between run the contract.
+    One alone runs everything in the event loop's debug mode or measuring coverage, or the disasters alone. Of several,
+    the oldest and the newest run what may differ; what one answers for all is answered by one between them or else by
+    the newest, and the contract in the event loop's debug mode by the oldest. Others between run the contract.
     """
     if len(minors) == 1:
         return [f"py3{minors[0]}-{factor}"]
     oldest, *between, newest = minors
+    shared = [f"py3{oldest}-others", f"py3{oldest}-debug-contract"]
     if not between:
-        return [f"py3{newest}", f"py3{oldest}-debug-most"]
+        return [f"py3{newest}", *shared]
     return [
-        f"py3{oldest}-debug-most",
+        f"py3{between[-1]}-once",
         f"py3{newest}-most",
-        f"py3{between[-1]}-rest",
+        *shared,
         *(f"py3{minor}-contract" for minor in between[:-1]),
     ]
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+import ssl
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from tronsave_async import UsageError
-from tronsave_async.arguments import several_texts, timeout_seconds, whole_number, within
+from tronsave_async.arguments import (
+    several_texts,
+    timeout_seconds,
+    tls_context,
+    whole_number,
+    within,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +68,24 @@ def test_several_texts() -> None:
     for values in wrong:
         with pytest.raises(UsageError, match=r"^ids must"):
             several_texts("ids", values)
+
+
+def test_a_tls_context_or_none() -> None:
+    """A context passes as it is; none means the default."""
+    context = ssl.create_default_context()
+    assert tls_context(context) is context
+    assert tls_context(None) is None
+
+
+@pytest.mark.parametrize("given", [False, True, "ca.pem", ssl.CERT_NONE])
+def test_no_tls_context(given: Any) -> None:
+    """Nothing else turns verification off, or passes unseen."""
+    with pytest.raises(UsageError, match=r"^ssl must be"):
+        tls_context(given)
+
+
+@pytest.mark.parametrize("given", [7, None, 1.5, object()])
+def test_what_cannot_be_gone_through_is_not_several_texts(given: Any) -> None:
+    """Something that is no iterable is refused by name, not with an error of Python's."""
+    with pytest.raises(UsageError, match=r"^ids must be several texts$"):
+        several_texts("ids", given)

@@ -12,13 +12,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 
-from tronsave_async.coalescing import Batcher, Delivery, Divide, Ticket
+from support import tally
+from support.effort import either
+from tronsave_async.coalescing import Batcher, Delivery, Divide, Mailbox, Ticket
 from tronsave_async.errors import ConnectionLost, GatewayError, RequestFailed, UsageError
 from tronsave_async.exchange import Exchange, Revoked
 from tronsave_async.limiter import Lane
@@ -1177,6 +1179,46 @@ async def test_closing_tells_what_was_divided(room: Room) -> None:
 
 KEYS = st.sampled_from("abcdefg")
 ANY = st.integers(0, 1000)
+FOREIGN = "what the vendor said of a key that it was not asked for"
+TICKS = st.integers(0, 3)
+FAILURES = st.sampled_from(
+    [LOST, ZeroDivisionError(), asyncio.CancelledError()],
+)
+
+
+def action(name: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    """Return the strategy of something that may happen to a `Crowd`: the name of the method, and its arguments."""
+    return st.tuples(st.just(name), *arguments)
+
+
+JOIN = action(
+    "join",
+    st.lists(KEYS, min_size=1, max_size=6),
+    st.sampled_from(Lane),
+    st.sampled_from([None, None, None, "leave", "come back"]),
+)
+ACTIONS = st.one_of(
+    JOIN,
+    action("leave", ANY),
+    action("tick", st.integers(1, 4)),
+    action("grant", ANY),
+    action("connect", ANY),
+    action("serve", ANY, st.integers(1, 3), st.booleans()),
+    action("serve", ANY, st.integers(1, 3), st.just(True)),
+    action("serve", ANY, st.just(1), st.just(False)),
+    action("reply", ANY, st.sets(KEYS), st.sets(KEYS)),
+    action("refuse", ANY, st.booleans()),
+    action("connection_fails", ANY, FAILURES),
+    action("reply_is_lost", ANY, FAILURES),
+    action("divide", ANY),
+    action("late_reply", ANY, KEYS),
+    action("rename", KEYS),
+)
+
+
+def said(key: str, exchange: Exchange) -> str:
+    """Return what the vendor answers for a key of a request: another thing for each."""
+    return f"{key} by {exchange.number}"
 
 
 def carrier(caller: Caller) -> Exchange | None:
@@ -1193,16 +1235,28 @@ class Crowd(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.room = Room(self.loop, maximum=3, join_departed=self.join_departed)
-        self.room.batcher._admit = self.admit
-        self.room.batcher._send = self.send
         self.callers: list[Caller] = []
         self.carried: defaultdict[Exchange, set[Caller]] = defaultdict(set)
         """Callers whose keys each request carries."""
         self.taken: dict[Exchange, set[Caller]] = {}
         """Callers that waited at the moment in which each request took its keys."""
         self.never: list[tuple[Exchange, str]] = []
+        self.detached: set[tuple[Exchange, str]] = set()
+        """Keys that no newcomer may share with the request that carries them."""
+        self.judgments: list[AssertionError] = []
         self.closed = False
+        self.steps = 0
+
+    @initialize(
+        maximum=st.integers(1, 5), first=JOIN, lifetime=st.integers(10, 150), rudely=st.booleans()
+    )
+    def open(self, maximum: int, first: tuple[Any, ...], lifetime: int, rudely: bool) -> None:
+        """Open the room, for batches of some size and for so many actions, and let the first callers in."""
+        self.lifetime, self.rudely = lifetime, rudely
+        self.room = Room(self.loop, maximum=maximum, join_departed=self.join_departed)
+        self.room.batcher._admit = self.admit
+        self.room.batcher._send = self.send
+        self.join(*first[1:])
 
     # what happens inside, observed
 
@@ -1215,7 +1269,9 @@ class Crowd(RuleBasedStateMachine):
         wanted = {caller.key for caller in self.taken[exchange]}
         assert wanted.issuperset(keys), "only what somebody wanted when it was taken is sent"
         assert len(keys) == len(set(keys)) <= self.room.maximum
-        self.carried[exchange] |= {caller for caller in self.taken[exchange] if caller.key in keys}
+        self.carried[exchange] |= {
+            caller for caller in self.taken[exchange] if carrier(caller) is exchange
+        }
         try:
             return await self.room.send(keys, exchange)
         finally:
@@ -1230,29 +1286,56 @@ class Crowd(RuleBasedStateMachine):
     def waiting(self) -> list[Caller]:
         return [caller for caller in self.callers if caller.waits]
 
-    def tick(self) -> None:
-        self.loop.call_soon(self.loop.stop)
-        self.loop.run_forever()
+    def tick(self, ticks: int = 1) -> None:
+        for _ in range(ticks):
+            self.loop.call_soon(self.loop.stop)
+            self.loop.run_forever()
 
-    # rules
+    # what may happen
 
-    @rule(key=KEYS, lane=st.sampled_from(Lane), ticks=st.integers(0, 2))
-    def join(self, key: str, lane: Lane, ticks: int) -> None:
-        (caller,) = self.room.want(key, lane=lane)
+    @rule(actions=st.lists(st.tuples(ACTIONS, TICKS), min_size=1, max_size=6))
+    def several(self, actions: list[tuple[tuple[Any, ...], int]]) -> None:
+        """Do several things, with so many turns of the loop after each."""
+        for (name, *arguments), ticks in actions:
+            self.lifetime -= 1
+            if self.lifetime == 0:
+                self.close()
+            getattr(self, name)(*arguments)
+            self.tick(ticks)
+
+    def join(self, keys: list[str], lane: Lane, then: str | None) -> None:
+        """Some want keys, and may do something in the step in which they are told."""
+        for key in keys:
+            self._join(key, lane, then)
+
+    def _join(self, key: str, lane: Lane, then: str | None = None) -> None:
+        caller = Caller(key)
+
+        def deliver(delivery: Delivery[str]) -> None:
+            caller.deliveries.append(delivery)
+            try:
+                if then == "leave" and (waiting := self.waiting()):
+                    self._leave(waiting[-1])
+                if then == "come back":
+                    self._join(key, lane)
+            except AssertionError as error:  # a judgment, and not to be lost in the batcher
+                self.judgments.append(error)
+
+        caller.ticket = self.room.batcher.join(key, lane, deliver)
         assert not (self.closed and caller.waits), "a newcomer is told at once, too"
         if (shared := carrier(caller)) is not None:
             assert self.join_departed
+            assert (shared, key) not in self.detached
             assert any(other.key == key and carrier(other) is shared for other in self.waiting())
             self.carried[shared].add(caller)
         self.callers.append(caller)
-        for _ in range(ticks):
-            self.tick()
 
-    @precondition(lambda self: self.waiting())
-    @rule(which=ANY)
     def leave(self, which: int) -> None:
-        waiting = self.waiting()
-        caller = waiting[which % len(waiting)]
+        """A caller is canceled."""
+        if waiting := self.waiting():
+            self._leave(waiting[which % len(waiting)])
+
+    def _leave(self, caller: Caller) -> None:
         carrying = [exchange for exchange, carried in self.carried.items() if caller in carried]
         reached = caller.leave()
         if any(exchange.reached is Wire.MAYBE_SENT for exchange in carrying):
@@ -1267,24 +1350,28 @@ class Crowd(RuleBasedStateMachine):
                 if exchange.departed_at is None:
                     self.never.append((exchange, caller.key))
 
-    @rule(ticks=st.integers(1, 4))
-    def time_passes(self, ticks: int) -> None:
-        for _ in range(ticks):
-            self.tick()
-
     def pending(self, which: int) -> Admission | None:
         pending = [admission for admission in self.room.admissions if live(admission.passed)]
         return pending[which % len(pending)] if pending else None
 
-    @rule(which=ANY, ticks=st.integers(0, 3))
-    def grant(self, which: int, ticks: int) -> None:
+    def grant(self, which: int) -> None:
+        """A request gets its permit."""
         if (admission := self.pending(which)) is not None:
             admission.passed.set_result(None)
-        for _ in range(ticks):
-            self.tick()
 
-    @rule(which=ANY, crash=st.booleans())
+    def serve(self, which: int, times: int, replies: bool) -> None:
+        """Requests get their permits, leave, and may be answered."""
+        for _ in range(times):
+            self.grant(which)
+            self.tick(3)
+            self.connect(which)
+            self.tick(3)
+            if replies:
+                self.reply(which, silent=set(), foreign=set())
+                self.tick(3)
+
     def refuse(self, which: int, crash: bool) -> None:
+        """A request gets no permit, or the limiter crashes."""
         if (admission := self.pending(which)) is not None:
             error: Exception = ZeroDivisionError() if crash else UsageError("no permit")
             admission.passed.set_exception(error)
@@ -1298,42 +1385,69 @@ class Crowd(RuleBasedStateMachine):
         ]
         return found[which % len(found)] if found else None
 
-    @rule(which=ANY, ticks=st.integers(0, 2))
-    def connect(self, which: int, ticks: int) -> None:
+    def connect(self, which: int) -> None:
+        """A request leaves."""
         if (request := self.request(which, connected=False)) is not None:
             request.connected.set_result(None)
-        for _ in range(ticks):
-            self.tick()
 
-    @rule(which=ANY, error=st.sampled_from([LOST, ZeroDivisionError(), asyncio.CancelledError()]))
     def connection_fails(self, which: int, error: BaseException) -> None:
+        """A request finds no connection."""
         if (request := self.request(which, connected=False)) is not None:
             self.fail(request.connected, error)
 
-    @rule(which=ANY, silent=st.sets(KEYS))
-    def reply(self, which: int, silent: set[str]) -> None:
+    def reply(self, which: int, silent: set[str], foreign: set[str]) -> None:
+        """A reply comes; it may miss keys, and name others that the request did not carry."""
         if (request := self.request(which, connected=True)) is not None:
-            request.reply.set_result(echo(set(request.keys) - silent))
+            told = dict.fromkeys(sorted(foreign), FOREIGN)
+            for key in request.keys:
+                told[key] = said(key, request.exchange)
+                if key in silent:
+                    del told[key]
+            request.reply.set_result(told)
 
-    @rule(which=ANY, error=st.sampled_from([LOST, ZeroDivisionError(), asyncio.CancelledError()]))
     def reply_is_lost(self, which: int, error: BaseException) -> None:
+        """A batch fails as a whole."""
         if (request := self.request(which, connected=True)) is not None:
             self.fail(request.reply, error)
 
-    @rule(which=ANY)
     def divide(self, which: int) -> None:
+        """The vendor refuses a batch as a whole."""
         if (request := self.request(which, connected=True)) is not None:
             request.reply.set_exception(Divide())
 
-    @precondition(lambda self: len(self.callers) > 6)
-    @rule(cancel_tasks=st.booleans())
-    def close(self, cancel_tasks: bool) -> None:
+    def late_reply(self, which: int, key: str) -> None:
+        """An earlier request is answered late: who waits for another one for the key need not wait any more."""
+        departed = [exchange for exchange in self.carried if exchange.departed_at is not None]
+        if not departed:
+            return
+        late = departed[which % len(departed)]
+        waits = {
+            caller: caller.ticket._slot
+            for caller in self.waiting()
+            if caller.key == key and carrier(caller) is None
+        }
+        self.room.batcher.call_off(key, late, said(key, late))
+        for caller, slot in waits.items():
+            told = [(d.late, d.exchange, d.value) for d in caller.deliveries]
+            if slot.divided:
+                assert caller.waits or caller.left, "what was divided goes nevertheless"
+            else:
+                assert told == [(True, late, said(key, late))] or caller.left
+
+    def rename(self, key: str) -> None:
+        """The key names something else from now on."""
+        self.room.batcher.detach(key)
+        carrying = {carrier(caller) for caller in self.waiting() if caller.key == key}
+        self.detached |= {(exchange, key) for exchange in carrying if exchange is not None}
+
+    def close(self) -> None:
+        """The gateway closes in the middle of it all."""
         departing = [exchange for exchange in self.room.exchanges if exchange.departed_at is None]
         self.room.batcher.close()
         self.closed = True
         assert not self.waiting(), "everybody is told at once"
         self.never += [(exchange, "") for exchange in departing]
-        for task in list(self.room.tasks) if cancel_tasks else []:
+        for task in list(self.room.tasks) if self.rudely else []:
             task.cancel()
 
     @staticmethod
@@ -1346,6 +1460,10 @@ class Crowd(RuleBasedStateMachine):
     # what always holds
 
     @invariant()
+    def is_counted(self) -> None:
+        self.steps += 1
+
+    @invariant()
     def nobody_is_told_twice(self) -> None:
         for caller in self.callers:
             assert len(caller.deliveries) + (caller.left is not None) <= 1
@@ -1354,11 +1472,11 @@ class Crowd(RuleBasedStateMachine):
     def what_is_delivered_was_asked_for(self) -> None:
         for caller in self.callers:
             for delivery in caller.deliveries:
-                if delivery.exchange.departed_at is not None:
+                if delivery.exchange.departed_at is not None and not delivery.late:
                     assert caller in self.carried[delivery.exchange]
                 if delivery.value is not None:
-                    assert delivery.value == f"{caller.key}!"
-                    assert delivery.reached is Wire.ANSWERED
+                    assert delivery.value == said(caller.key, delivery.exchange)
+                    assert delivery.late or delivery.reached is Wire.ANSWERED
 
     @invariant()
     def not_sent_stays_not_sent(self) -> None:
@@ -1367,8 +1485,13 @@ class Crowd(RuleBasedStateMachine):
 
     @invariant()
     def equal_keys_share_one_slot(self) -> None:
-        slots = {caller.ticket._slot for caller in self.waiting()}
-        if not self.join_departed:  # a read under way, or divided, is not shared with newcomers
+        slots = {
+            caller.ticket._slot
+            for caller in self.waiting()
+            if (carrier(caller), caller.key) not in self.detached
+        }
+        if not self.join_departed or self.detached:
+            # A read under way, or divided, is not shared with newcomers; nor is what was renamed.
             slots = {slot for slot in slots if slot.batch is None and not slot.divided}
         assert len(slots) == len({slot.key for slot in slots})
 
@@ -1376,33 +1499,63 @@ class Crowd(RuleBasedStateMachine):
     def keys_are_counted_once(self) -> None:
         slots = {caller.ticket._slot for caller in self.waiting()}
         carried = {slot.key for slot in slots if slot.batch is not None}
-        assert self.room.batcher.waiting == sum(slot.batch is None for slot in slots)
-        assert self.room.batcher.under_way >= len(carried)
+        if slots:
+            assert self.room.batcher.waiting == sum(slot.batch is None for slot in slots)
+            assert self.room.batcher.under_way >= len(carried)
 
     @invariant()
     def only_the_scripted_bugs_crash(self) -> None:
-        assert {type(crash) for crash in self.room.crashes} <= {ZeroDivisionError}
+        for judgment in self.judgments:
+            raise judgment
+        if self.callers:
+            assert {type(crash) for crash in self.room.crashes} <= {ZeroDivisionError}
 
     def teardown(self) -> None:
+        try:
+            if self.callers:
+                self._let_everything_end()
+                self._judge_the_end()
+        finally:
+            for task in list(self.room.tasks) if self.callers else []:
+                task.cancel()
+            self.tick(5)
+            self.loop.close()
+
+    def _let_everything_end(self) -> None:
         for _ in range(200):
             while (admission := self.pending(0)) is not None:
                 admission.passed.set_result(None)
             while (request := self.request(0, connected=False)) is not None:
                 request.connected.set_result(None)
             while (request := self.request(0, connected=True)) is not None:
-                request.reply.set_result(echo(request.keys))
+                exchange = request.exchange
+                request.reply.set_result({key: said(key, exchange) for key in request.keys})
             if not self.room.tasks:
                 break
             self.tick()
-        try:
-            assert not self.waiting(), "nobody waits for ever"
-            self.nobody_is_told_twice()
-            self.what_is_delivered_was_asked_for()
-            self.not_sent_stays_not_sent()
-            self.only_the_scripted_bugs_crash()
-            self.room.assert_idle()
-        finally:
-            self.loop.close()
+
+    def _judge_the_end(self) -> None:
+        assert not self.waiting(), "nobody waits for ever"
+        self.nobody_is_told_twice()
+        self.what_is_delivered_was_asked_for()
+        self.not_sent_stays_not_sent()
+        self.only_the_scripted_bugs_crash()
+        self.room.assert_idle()
+        assert not self.room.batcher._under_way
+        for caller in self.callers:
+            tally.count("state machine, coalescing", self._end_of(caller))
+        tally.count("state machines, examples", "coalescing")
+        tally.count("state machines, steps", "coalescing", self.steps)
+
+    @staticmethod
+    def _end_of(caller: Caller) -> str:
+        if caller.left is not None:
+            return f"left, {caller.left.value.replace('_', ' ')}"
+        if caller.delivery.failure is not None:
+            return "failed"
+        if caller.delivery.late:
+            return "answered late"
+        return "silence" if caller.delivery.value is None else "answered"
 
 
 class Readers(Crowd):
@@ -1411,10 +1564,117 @@ class Readers(Crowd):
     join_departed = False
 
 
-QUICK = settings(max_examples=40, stateful_step_count=30)
-
-
+@pytest.mark.proof
 @pytest.mark.parametrize("crowd", [Crowd, Readers])
 def test_everybody_is_served_exactly_once_or_gone(crowd: type[Crowd]) -> None:
     """Whatever happens, every ticket is delivered to once or left, and nothing leaves that nobody wants."""
-    run_state_machine_as_test(crowd, settings=QUICK)
+    run_state_machine_as_test(
+        crowd,
+        settings=settings(
+            max_examples=either(60, 1500), stateful_step_count=either(15, 25), print_blob=True
+        ),
+    )
+
+
+# -- waiting for one delivery --------------------------------------------------------------------------
+
+
+def delivered(value: str) -> Delivery[str]:
+    """Return a delivery with a value."""
+    exchange = Exchange(1, "venue", "cancel", orders=1, clock=lambda: 0.0, emit=None)
+    return Delivery(exchange, value, None, 0)
+
+
+async def test_a_mailbox_waits_for_its_delivery() -> None:
+    """Who waits gets what was delivered, before the wait or during it."""
+    mailbox: Mailbox[str] = Mailbox(asyncio.get_running_loop())
+    waiter = asyncio.create_task(mailbox.wait())
+    await turns()
+    assert not waiter.done()
+    assert mailbox.delivery is None
+    mailbox(delivered("now"))
+    assert (await waiter).value == "now"
+    assert (await mailbox.wait()).value == "now"
+
+
+async def test_a_mailbox_keeps_what_comes_in_the_tick_of_a_cancellation() -> None:
+    """The vendor's answer is not lost because its waiter was canceled with it, in whichever order."""
+    for delivery_first in (True, False):
+        mailbox: Mailbox[str] = Mailbox(asyncio.get_running_loop())
+        waiter = asyncio.create_task(mailbox.wait())
+        await turns()
+        actions = [lambda box=mailbox: box(delivered("kept")), waiter.cancel]
+        for act in actions if delivery_first else reversed(actions):
+            act()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        assert mailbox.delivery is not None
+        assert mailbox.delivery.value == "kept"
+
+
+# -- what is known in the meantime ---------------------------------------------------------------------
+
+
+async def test_a_waiting_key_is_called_off_when_its_answer_is_known(room: Room) -> None:
+    """Whoever waits for the key gets the late answer, with the request that brought it; others go on waiting."""
+    first, second, other = room.want("a", "a", "b")
+    await turns()
+    earlier = room.open_exchange(1)
+    room.batcher.call_off("a", earlier, "known")
+    for caller in (first, second):
+        assert (caller.value, caller.delivery.exchange, caller.delivery.late) == (
+            *("known", earlier),
+            True,
+        )
+    assert other.waits
+    request = await room.sent(departed=True)
+    assert request.keys == ["b"]
+    request.reply.set_result(echo(["b"]))
+    await turns()
+    assert (other.value, other.delivery.late) == ("b!", False)
+    earlier.lost("it is the test's")
+
+
+async def test_calling_off_the_last_key_asks_for_no_permit(room: Room) -> None:
+    """When nobody waits any more, the request that waited for its permit is withdrawn."""
+    (caller,) = room.want("a")
+    await turns()
+    assert len(room.admissions) == 1
+    earlier = room.open_exchange(1)
+    room.batcher.call_off("a", earlier, "known")
+    await turns()
+    assert caller.value == "known"
+    assert (room.admissions, room.requests) == ([], [])
+    earlier.lost("it is the test's")
+
+
+async def test_only_what_waits_can_be_called_off(room: Room) -> None:
+    """A key that nobody wants, or that is under way, is left alone: its own request answers."""
+    (caller,) = room.want("a")
+    await turns()
+    request = await room.sent(departed=True)
+    earlier = room.open_exchange(1)
+    room.batcher.call_off("a", earlier, "known")
+    room.batcher.call_off("nobody's", earlier, "known")
+    assert caller.waits
+    request.reply.set_result(echo(["a"]))
+    await turns()
+    assert (caller.value, caller.delivery.late) == ("a!", False)
+    earlier.lost("it is the test's")
+
+
+async def test_nobody_shares_the_request_of_a_detached_key(room: Room) -> None:
+    """When a key begins to name something else, a newcomer gets a request of its own; who was there keeps the old."""
+    (early,) = room.want("a")
+    await turns()
+    first = await room.sent(departed=True)
+    room.batcher.detach("a")
+    room.batcher.detach("nobody's")
+    (late,) = room.want("a")
+    assert not late.ticket.under_way
+    await turns()
+    second = await room.sent(departed=True)
+    first.reply.set_result({"a": "old"})
+    second.reply.set_result({"a": "new"})
+    await turns()
+    assert (early.value, late.value) == ("old", "new")

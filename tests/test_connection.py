@@ -203,7 +203,7 @@ async def test_a_peer_that_answers_pings_stays() -> None:
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("every", [3.0, 9.99, 10.0, 10.01, 19.9, 12.345678])
 async def test_a_peer_that_sends_but_never_pongs_stays(every: float) -> None:
-    """Any byte is a sign of life."""
+    """Any frame is a sign of life."""
     async with standing(quiet=10.0) as (connection, diary, server):
         server.peer.answers_pings = False
         for _ in range(15):
@@ -213,6 +213,20 @@ async def test_a_peer_that_sends_but_never_pongs_stays(every: float) -> None:
         assert not connection.ended.done()
         assert diary.told == [("received", b"news")] * 15
         assert (server.peer.pings == 0) == (every < 10.0)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("every", [3.0, 9.99, 12.345678])
+async def test_a_frame_that_never_ends_is_no_life(every: float) -> None:
+    """A peer that declares more than it sends takes every later message, and every pong, for the rest of it."""
+    async with standing(quiet=10.0) as (connection, diary, server):
+        started = now()
+        server.peer.raw(frame("x" * 100_000)[:50])
+        while not connection.ended.done() and now() < started + 60.0:
+            server.peer.send("news")
+            await asyncio.wait([connection.ended], timeout=every)
+        assert diary.told == [("lost", "no sign of life")]
+        assert now() == pytest.approx(started + 20.0, abs=0.1)
 
 
 @pytest.mark.virtual_time
@@ -509,3 +523,35 @@ async def test_a_canceled_dial_leaves_no_socket(
         if isinstance(end, socket.socket):
             end.close()
         await until(lambda: all(peer.is_gone for peer in server.peers))
+
+
+class Foreign:
+    """A transport that does all that an `asyncio.Transport` does, and is none: uvloop's are such."""
+
+    def __init__(self, own: asyncio.BaseTransport) -> None:
+        self._own = own
+
+    def __getattr__(self, name: str) -> Any:
+        """Do it with the own one."""
+        return getattr(self._own, name)
+
+
+async def test_another_event_loop_may_bring_transports_of_its_own() -> None:
+    """What a transport can do counts, not its class."""
+
+    class OnForeign(Connection):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            foreign: Any = Foreign(transport)
+            super().connection_made(foreign)
+
+    async with SocketServer() as server:
+        diary = Diary()
+        connection = OnForeign(diary, parse_uri(server.url), quiet=10.0)
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: connection, "127.0.0.1", server.port)
+        await connection.opened
+        connection.say(b'{"id":"a"}')
+        connection.write()
+        await until(lambda: ("received", b'{"id": "a", "echo": null}') in diary.told)
+        connection.abort()
+        await connection.gone

@@ -252,3 +252,11 @@ def test_a_bad_value_is_not_shown_by_the_constructor() -> None:
     shown = "".join(report.format())
     assert "in __init__" in shown
     assert PLAIN not in shown
+
+
+def test_text_and_bytes_can_be_masked() -> None:
+    """What is derived from a secret is what it is on the wire, and shows nothing."""
+    text, data = Secret.masked(PLAIN), Secret.masked_bytes(f"{PLAIN}ü")
+    assert (text, data) == (PLAIN, f"{PLAIN}ü".encode())
+    assert (type(text).__mro__[1], type(data).__mro__[1]) == (str, bytes)
+    assert (repr(text), repr(data), f"{[text, data]}") == ("'***'", "'***'", "['***', '***']")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -31,6 +34,9 @@ from tronsave_async.errors import (
     WrongEndpoint,
 )
 from tronsave_async.outcomes import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 REQUEST_FAILURES = [RequestFailed, ConnectFailed, ConnectionLost, RequestTimeout, BadReply]
@@ -212,3 +218,28 @@ def test_the_repr_names_the_kind(name: str) -> None:
     else:
         error = kind(*["v"] * (2 if kind is CredentialsMissing else 1))
     assert repr(error).startswith(f"{name}('v'")
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))]
+)
+@pytest.mark.parametrize(
+    "error",
+    [
+        UsageError("empty id"),
+        GatewayClosed("v"),
+        BadReply("v", "cancel", "HTML", wire=Wire.ANSWERED, status=502),
+        RateLimited("v", "cancel", status=429, code="C", number=1, text="t", retry_after=2.0),
+        QuotaExhausted("v", "cancel", "used up", wire=Wire.NOT_SENT, retry_at=AT),
+        OutcomeUnknown("v", "create", sent_at=AT, how_to_check="look"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_can_be_copied_and_pickled(
+    again: Callable[[GatewayError], GatewayError], error: GatewayError
+) -> None:
+    """Another process gets the same error: its kind, its text and its fields."""
+    copied = again(error)
+    assert type(copied) is type(error)
+    assert copied is not error
+    assert (str(copied), copied.args, vars(copied)) == (str(error), error.args, vars(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -233,3 +234,87 @@ def test_sharers_come_back_together(clock: Clock) -> None:
     assert len(spreads) > 1
     assert all(0.0 <= spread < 1.0 for spread in spreads)
     assert opened(clock).quota_admitted is None
+
+
+@pytest.mark.virtual_time
+async def test_an_unseen_departure_spends_its_permit_at_the_end(clock: Clock) -> None:
+    """Where nobody sees the first byte leave, the window starts when the vendor must have seen the request."""
+    limiter = RateLimiter()
+    exchange = opened(clock)
+    exchange.granted(await permit_of(limiter))
+    exchange.depart(seen=False)
+    assert exchange.reached is Wire.MAYBE_SENT
+    statistics = limiter.statistics()[SCOPE]
+    assert (statistics.in_window, statistics.in_hand) == (0, 1)
+    exchange.lost("connection reset")
+    statistics = limiter.statistics()[SCOPE]
+    assert (statistics.in_window, statistics.in_hand) == (1, 0)
+
+
+@pytest.mark.virtual_time
+async def test_an_unseen_departure_that_did_not_happen_costs_nothing(clock: Clock) -> None:
+    """With the proof that nothing left, the permit is given back, and the request was not sent."""
+    limiter = RateLimiter()
+    exchange = opened(clock)
+    unused: list[str] = []
+    exchange.granted(await permit_of(limiter), lambda: unused.append("quota"))
+    exchange.depart(seen=False)
+    exchange.never_left()
+    exchange.lost("connection refused")
+    statistics = limiter.statistics()[SCOPE]
+    assert (statistics.in_window, statistics.in_hand) == (0, 0)
+    assert exchange.reached is Wire.NOT_SENT
+    assert unused == ["quota"]
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("departs", [False, True])
+async def test_what_was_counted_for_it_is_taken_back_if_it_never_left(
+    clock: Clock, departs: bool
+) -> None:
+    """``unused`` is called once, and only for a request that did not depart."""
+    unused: list[str] = []
+    exchange = opened(clock)
+    exchange.granted(await permit_of(RateLimiter()), lambda: unused.append("quota"))
+    if departs:
+        exchange.depart()
+    exchange.lost("gone")
+    assert unused == ([] if departs else ["quota"])
+
+
+@pytest.mark.parametrize("departed", [False, True])
+def test_it_knows_that_nobody_wants_it(clock: Clock, departed: bool) -> None:
+    """Revoked, it is unwanted, also where it had departed before."""
+    exchange = opened(clock)
+    if departed:
+        exchange.depart()
+    assert not exchange.is_unwanted
+    assert exchange.revoke() is not departed
+    assert exchange.is_unwanted
+
+
+def test_its_departure_is_dated_by_the_best_clock_known(clock: Clock) -> None:
+    """By the wall clock, until the vendor's time is known."""
+    exchange = opened(clock)
+    assert exchange.departed_time == 0.0
+    before = time.time()
+    exchange.depart()
+    assert before <= exchange.departed_time <= time.time()
+    exchange.signed_at(1_700_000_000.25)
+    assert exchange.departed_time == 1_700_000_000.25
+
+
+def test_an_attempt_that_was_not_looked_at_hands_its_doubt_on(clock: Clock) -> None:
+    """What may have arrived is the further attempt: if there is none, or it did not depart, nothing did."""
+    exchange, further, never = opened(clock), opened(clock), opened(clock)
+    exchange.depart()
+    clock.now = 105.0
+    exchange.replaced_by(never)
+    assert (exchange.reached, exchange.departed_time) == (Wire.NOT_SENT, 0.0)
+    further.depart()
+    further.signed_at(1_700_000_000.5)
+    exchange.replaced_by(further)
+    assert exchange.reached is Wire.MAYBE_SENT
+    assert (exchange.departed_at, exchange.departed_time) == (105.0, 1_700_000_000.5)
+    exchange.replaced_by(None)
+    assert (exchange.reached, exchange.departed_at) == (Wire.NOT_SENT, None)

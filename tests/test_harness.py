@@ -168,9 +168,12 @@ async def test_an_expected_report_to_the_loop_is_taken_out(loop_errors: list[str
     ("minors", "names"),
     [
         ([12], ["py312-debug"]),
-        ([11, 14], ["py314", "py311-debug-most"]),
-        ([11, 12, 13], ["py311-debug-most", "py313-most", "py312-rest"]),
-        ([11, 12, 13, 14], ["py311-debug-most", "py314-most", "py313-rest", "py312-contract"]),
+        ([11, 14], ["py314", "py311-others", "py311-debug-contract"]),
+        ([11, 12, 13], ["py312-once", "py313-most", "py311-others", "py311-debug-contract"]),
+        (
+            [11, 12, 13, 14],
+            ["py313-once", "py314-most", "py311-others", "py311-debug-contract", "py312-contract"],
+        ),
     ],
 )
 def test_all_that_is_tested_is_tested_somewhere(minors: list[int], names: list[str]) -> None:

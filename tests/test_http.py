@@ -13,6 +13,7 @@ import pytest
 import trustme
 
 from support.canary import CANARY
+from support.cutter import Cut, Cutter, Direction, How
 from support.raw_server import RawServer, Reply, http
 from tronsave_async.credentials import Secret
 from tronsave_async.errors import (
@@ -438,6 +439,20 @@ async def test_tls_is_verified_and_a_custom_context_is_used(certificate: Path) -
         await client.aclose()
 
 
+async def test_a_handshake_that_breaks_off_says_how() -> None:
+    """A server that hangs up in the middle of it gives no reason: the error names what the system saw."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        client = transport(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with pytest.raises(ConnectFailed, match="ClientConnectorError: ConnectionResetError"):
+            await send(client)
+        await client.aclose()
+
+
 # -- what leaves with the request --------------------------------------------------------------------------------
 
 
@@ -560,6 +575,47 @@ async def test_discreet_failure_to_connect(own: bool) -> None:
         assert caught.value.wire is Wire.NOT_SENT
         assert "connect call failed" in caught.value.reason.lower()
         assert list(causes(caught.value)) == []
+        shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        assert SECRET not in "".join(shown.format())
+        await client.aclose()
+
+
+# -- what is left of a failed attempt ----------------------------------------------------------------------------
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("end", ["time runs out", "the caller goes"])
+async def test_a_failed_attempt_leaves_no_connection(certificate: Path, end: str) -> None:
+    """A TLS connection on which the peer fell silent is not closed in good order, which would outlive the transport."""
+    server_side = tls.SSLContext(tls.PROTOCOL_TLS_SERVER)
+    server_side.load_cert_chain(certificate)
+    trusting = tls.create_default_context(cafile=str(certificate.with_name("ca.pem")))
+    hangs = RawServer([Reply(http()), Reply(then="hang")], ssl=server_side)
+    async with hangs as server, Cutter(server.port) as cutter:
+        client = transport(f"https://127.0.0.1:{cutter.port}", ssl=trusting, timeout=3.0)
+        assert (await send(client)).status == 200
+        [link] = cutter.links
+        sending = asyncio.create_task(send(client))
+        await server.received(2)
+        link.cut(Cut(Direction.TO_CLIENT, 0, How.STALL))
+        if end == "the caller goes":
+            sending.cancel()
+        with pytest.raises((RequestTimeout, asyncio.CancelledError)):
+            await sending
+        await client.aclose()
+        await asyncio.sleep(0.01)
+        assert link.client_left
+
+
+async def test_a_write_that_fails_shows_no_request() -> None:
+    """The event loop's error for it comes with a frame that holds the request's bytes, credentials included."""
+    async with RawServer() as server, Cutter(server.port) as cutter:
+        client = transport(f"http://127.0.0.1:{cutter.port}")
+        assert (await send(client)).status == 200
+        cutter.links[0].cut(Cut(Direction.TO_CLIENT, 0, How.RESET))
+        with pytest.raises(ConnectionLost) as caught:
+            await send(client)
+        assert caught.value.__cause__ is not None
         shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
         assert SECRET not in "".join(shown.format())
         await client.aclose()

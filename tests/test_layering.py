@@ -33,6 +33,7 @@ SWALLOWING = {
     "tronsave_async/websocket.py:_connect": "an attempt to connect; told as ConnectFailed",
     "tronsave_async/websocket.py:_depart": "told to the caller of the request, who was not sent",
     "tronsave_async/websocket.py:received": "a vendor's reader; its message counts as malformed",
+    "tronsave_async/posting.py:set_result": "a posted request is broken off by whatever its reply does to its reader",
 }
 
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import math
 import random
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -21,10 +22,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from support import tally
+from support.effort import either
 from support.virtual_time import VirtualTimeLoop
 from tronsave_async import limiter as limiter_module
 from tronsave_async.errors import UsageError
 from tronsave_async.limiter import (
+    CANCELS_IN_A_ROW,
+    READS_IN_A_ROW,
     Lane,
     Permit,
     RateLimit,
@@ -1162,11 +1167,17 @@ async def test_a_limiter_serves_one_running_event_loop() -> None:
     before = look(limiter)
 
     async def elsewhere() -> None:
-        with pytest.raises(UsageError, match="serves another running event loop"):
+        with pytest.raises(
+            UsageError, match=r"^this RateLimiter serves another running event loop$"
+        ):
             await limiter.acquire(SCOPE)
-        with pytest.raises(UsageError, match="serves another running event loop"):
+        with pytest.raises(
+            UsageError, match=r"^this RateLimiter serves another running event loop$"
+        ):
             limiter.penalize(SCOPE, 1.0)
-        with pytest.raises(UsageError, match="serves another running event loop"):
+        with pytest.raises(
+            UsageError, match=r"^this RateLimiter serves another running event loop$"
+        ):
             limiter.statistics()
 
     await asyncio.to_thread(asyncio.run, elsewhere())
@@ -1249,17 +1260,164 @@ def test_a_shared_limiter_in_use_elsewhere_is_not_taken_over() -> None:
 # --- anything at any time -------------------------------------------------------------------------
 
 INDEX = st.integers(0, 20)
-ACTIONS = st.one_of(
-    st.tuples(st.just("acquire"), st.sampled_from(Lane), st.integers(1, 5)),
-    st.tuples(st.just("cancel"), INDEX, st.none()),
-    st.tuples(st.just("spend"), INDEX, st.none()),
-    st.tuples(st.just("give back"), INDEX, st.none()),
-    st.tuples(st.just("penalize"), st.floats(0.0, 6.0), st.none()),
+SCOPES = st.sampled_from([SCOPE, OTHER])
+LIMITS = st.builds(
+    RateLimit,
+    requests=st.integers(1, 5),
+    per=st.sampled_from([2.0, 2.0, 0.75, 5.0]),
+    margin=st.sampled_from([0.0, 0.25]),
 )
+Action = tuple[str, Any, Any, Any]
+ACTIONS: st.SearchStrategy[Action] = st.one_of(
+    st.tuples(
+        st.sampled_from(["acquire", "acquire and send", "try"]),
+        SCOPES,
+        st.sampled_from(Lane),
+        st.integers(1, 6),
+    ),
+    st.tuples(st.just("crowd"), SCOPES, st.sampled_from(Lane), st.integers(2, 20)),
+    st.tuples(st.just("cancel"), INDEX, st.none(), st.none()),
+    st.tuples(st.just("cancel one who waits"), SCOPES, st.integers(0, 3), st.none()),
+    st.tuples(st.just("connect"), INDEX, st.booleans(), st.none()),
+    st.tuples(st.just("answer"), INDEX, st.none(), st.none()),
+    st.tuples(st.just("penalize"), SCOPES, st.floats(0.0, 6.0), st.none()),
+    st.tuples(st.just("declare"), SCOPES, LIMITS, st.none()),
+    st.tuples(st.just("wall clock"), st.floats(-1e6, 1e6), st.none(), st.none()),
+)
+TURNS = st.tuples(ACTIONS, st.integers(0, 2))
+CANCEL_THE_FIRST: Action = ("cancel one who waits", SCOPE, 0, None)
+
+
+class Sender:
+    """One who asks for a permit, sends a request with it once a connection stands, and waits for the answer."""
+
+    def __init__(self, scope: Scope, lane: Lane, weight: int) -> None:
+        self.scope, self.lane, self.weight = scope, lane, weight
+        loop = asyncio.get_running_loop()
+        self.connected: asyncio.Future[bool] = loop.create_future()
+        self.answered: asyncio.Future[None] = loop.create_future()
+        self.ends: list[str] = []
+        """What came of it: exactly one thing, when its task is done."""
+        self.is_canceled = self.waited = self.tries = False
+        self.number = 0
+        """Of its grant in its scope."""
+        self.passed_by_cancels = self.passed_by_reads = 0
+        """How many in a row went ahead of it; below zero while some have not run that were granted before it came."""
+        self.task: asyncio.Task[None]
+
+
+class Place:
+    """What happened in one scope, as an onlooker who does not know the limiter's numbers writes it down."""
+
+    def __init__(self, limit: RateLimit) -> None:
+        self.declared = [(0, 0, limit)]
+        """Every limit, with the number of the last grant before it was said, and of the last before it was in force."""
+        self.declaring: list[tuple[int, RateLimit]] = []
+        self.queue: dict[Sender, None] = {}
+        """Who waits, in the order in which they came."""
+        self.owed: list[Sender] = []
+        """Who must have been granted before what was seen."""
+        self.holding: dict[Sender, None] = {}
+        self.left: list[tuple[float, int, int]] = []
+        """When each request left, its weight, and the number of its grant."""
+        self.granted = self.given_back = 0
+        self.closed_until = self.closed_before = -math.inf
+        """By the penalties so far, and by those before what happens now."""
+
+    @property
+    def most(self) -> int:
+        """The greatest weight that all limits allow."""
+        limits = [limit for *_, limit in self.declared] + [limit for _, limit in self.declaring]
+        return min(limit.requests for limit in limits)
+
+    def settled(self) -> None:
+        """Whatever was granted was seen: from now on all that was said is in force."""
+        assert not [sender for sender in self.owed if sender in self.queue], "nobody barges in"
+        self.owed.clear()
+        self.declared += [(said, self.granted, limit) for said, limit in self.declaring]
+        self.declaring.clear()
+        self.closed_before = self.closed_until
+
+    def joins(self, sender: Sender, unseen: int) -> None:
+        """Somebody queues up, while so many of those that were granted have not run yet."""
+        sender.passed_by_cancels = sender.passed_by_reads = -unseen
+        self.queue[sender] = None
+
+    @property
+    def kept(self) -> int:
+        """Permits that were granted and not given back."""
+        return self.granted - self.given_back
+
+    def leaves(self, sender: Sender, end: str = "") -> None:
+        """Somebody waits no more, served or not: the lower lanes had their turn, if it is one of theirs."""
+        del self.queue[sender]
+        if end:
+            sender.ends.append(end)
+        for other in self.queue:
+            if sender.lane is not CANCEL:
+                other.passed_by_cancels = min(other.passed_by_cancels, 0)
+            if sender.lane is CREATE:
+                other.passed_by_reads = min(other.passed_by_reads, 0)
+
+    def grants(self, sender: Sender) -> None:
+        """A permit was granted: judge that it was this one's turn, and that there was room."""
+        ahead = itertools.takewhile(lambda other: other is not sender, self.queue)
+        passed = [
+            other
+            for other in ahead
+            if other.lane is sender.lane and not (other.is_canceled or other.weight > self.most)
+        ]
+        # Who needs not wait may come before those who were granted in this tick and have not run yet.
+        assert not (passed and sender.waited), "first come, first served"
+        self.owed += passed
+        assert now() >= self.closed_before, "the scope is closed"
+        self.leaves(sender)
+        self.granted += 1
+        sender.number = self.granted
+        self.holding[sender] = None
+        for other in self.queue:
+            other.passed_by_cancels += sender.lane is CANCEL and other.lane is not CANCEL
+            other.passed_by_reads += sender.lane is READ and other.lane is CREATE
+            assert other.passed_by_cancels <= CANCELS_IN_A_ROW, "the others keep an eighth"
+            assert other.passed_by_reads <= READS_IN_A_ROW, "creates keep a quarter of that"
+        in_hand = sum(other.weight for other in self.holding)
+        since = self.granted if self.declaring else self.declared[-1][1]
+        for *_, limit in self.declared:
+            recent = [
+                weight
+                for at, weight, number in self.left
+                if number > since and at > now() - limit.span + ROUNDING
+            ]
+            assert in_hand + sum(recent) <= limit.requests, "never more than the limit"
+
+    def sends(self, sender: Sender) -> None:
+        """The request leaves."""
+        del self.holding[sender]
+        self.left.append((now(), sender.weight, sender.number))
+        sender.ends.append("sent")
+
+    def ends(self, sender: Sender) -> None:
+        """A sender goes; what it did not spend is given back."""
+        if sender in self.holding:
+            del self.holding[sender]
+            self.given_back += 1
+            sender.ends.append("given back")
+
+    def judge_windows(self) -> None:
+        """From each declaration to the next, no window held more than any of the limits so far allows."""
+        ends = [said for said, *_ in self.declared[1:]] + [self.granted]
+        for index, ((_, since, _), end) in enumerate(zip(self.declared, ends, strict=True)):
+            left = [(at, weight) for at, weight, number in self.left if since < number <= end]
+            for *_, limit in self.declared[: index + 1]:
+                assert not left or busiest(left, limit.span) <= limit.requests
 
 
 class AnythingAtAnyTime(RuleBasedStateMachine):
-    """Callers come, leave, hold, send and give back in any order, several in one tick."""
+    """Senders come, are canceled, hold, send and give back in any order, several in one tick, in two scopes that share
+    a timer; limits and penalties are declared meanwhile, the event loop is late, and the wall clock jumps.
+    """
+
+    wall_clock = 1e9
 
     def __init__(self) -> None:
         super().__init__()
@@ -1267,115 +1425,267 @@ class AnythingAtAnyTime(RuleBasedStateMachine):
         self.reports: list[str] = []
         self.loop.set_exception_handler(lambda _, context: self.reports.append(str(context)))
         self.limiter = RateLimiter()
-        self.tasks: list[asyncio.Task[None]] = []
-        self.waits: dict[int, tuple[Lane, int, asyncio.Task[None]]] = {}
-        self.held: dict[int, tuple[Permit, int]] = {}
-        self.left: list[tuple[float, int]] = []
-        self.closed_until = -math.inf
+        self.senders: list[Sender] = []
+        self.places: dict[Scope, Place] = {}
+        self.steps = 0
 
-    @initialize(requests=st.integers(1, 5), margin=st.sampled_from([0.0, 0.25]))
-    def begin(self, requests: int, margin: float) -> None:
-        """Declare the scope."""
-        self.limit = RateLimit(requests, 2.0, margin)
-        self.limiter.declare(SCOPE, self.limit)
+    @initialize(limit=LIMITS, other=LIMITS)
+    def begin(self, limit: RateLimit, other: RateLimit) -> None:
+        """Declare the scopes."""
+        for scope, its in ((SCOPE, limit), (OTHER, other)):
+            self.limiter.declare(scope, its)
+            self.places[scope] = Place(its)
 
-    @rule(actions=st.lists(ACTIONS, min_size=1, max_size=6))
-    def one_tick(self, actions: list[tuple[str, Any, Any]]) -> None:
-        """Do several things before anybody else runs."""
-        self.loop.run_until_complete(self._one_tick(actions))
+    @rule(actions=st.lists(TURNS, min_size=1, max_size=6))
+    def several(self, actions: list[tuple[Action, int]]) -> None:
+        """Do several things, in one tick or with so many turns of the loop after each."""
+        self.run(self._act(actions))
 
-    @rule(n=INDEX, ends=st.permutations(["cancel", "give back", "cancel", "spend", "give back"]))
-    def cancel_in_the_tick_of_a_grant(self, n: int, ends: list[str]) -> None:
-        """Let go of places and cancel the first who wait for them, in one tick."""
-        crowd = [("acquire", list(Lane)[n % 3], 1)] * (self.limit.requests + 3)
-        self.loop.run_until_complete(self._one_tick(crowd))
-        actions = [(end, 0 if n % 2 else n, None) for end in ends]
-        self.loop.run_until_complete(self._one_tick(actions))
+    @rule(n=INDEX, actions=st.lists(TURNS, min_size=1, max_size=4), ticks=st.integers(0, 3))
+    def when_something_comes_free(
+        self, n: int, actions: list[tuple[Action, int]], ticks: int
+    ) -> None:
+        """Do several things in the very tick in which the timer serves a queue, or a few ticks later."""
+        moments = {place.closed_until for place in self.places.values()}
+        for place in self.places.values():
+            moments |= {at + limit.span for *_, limit in place.declared for at, *_ in place.left}
+        coming = sorted(moment for moment in moments if moment > self.loop.time())
+        if coming:
+            self.run(self._act_at(coming[n % len(coming)], ticks, actions))
+
+    @rule(lane=st.sampled_from(Lane), sends=st.lists(st.booleans(), min_size=1, max_size=3))
+    def cancel_around_the_tick_of_a_grant(self, lane: Lane, sends: list[bool]) -> None:
+        """Let go of places, and cancel the first who wait for them: in the tick before the grant, in the tick of it,
+        and in the tick in which they run."""
+        crowd: list[tuple[Action, int]] = [(("acquire", SCOPE, lane, 1), 0)] * 6
+        self.run(self._act(crowd))
+        for turns in range(3):
+            ends: list[tuple[Action, int]] = []
+            for connected in sends:
+                ends += [(("connect", 0, connected, None), turns), (CANCEL_THE_FIRST, 0)]
+            self.run(self._act(ends))
 
     @rule(seconds=st.floats(0.0, 5.0))
     def wait(self, seconds: float) -> None:
         """Let time pass."""
-        self.loop.run_until_complete(asyncio.sleep(seconds))
-        self.loop.run_until_complete(settle())
+        self.run(asyncio.sleep(seconds))
+
+    @rule(seconds=st.floats(0.0, 5.0), actions=st.lists(TURNS, max_size=3))
+    def the_loop_is_late(self, seconds: float, actions: list[tuple[Action, int]]) -> None:
+        """Time passes while nobody runs: all timers are late, and others act before they do."""
+        self.loop._clock.now += seconds
+        self.run(self._act(actions))
 
     @invariant()
     def nothing_is_lost(self) -> None:
-        """Every permit is in hand or spent, every caller waits or is served."""
-        self.loop.run_until_complete(self._check())
+        """Every permit is in hand, spent or given back; every sender waits, is served, or has its one end."""
+        self.steps += 1
+        if self.places:
+            self.run(self._check())
 
     def teardown(self) -> None:
-        """Nobody waits for ever once the holders let go."""
+        """Nobody waits for ever once the holders let go, and nothing is left."""
         try:
-            for _ in range(len(self.waits) + 1):
-                give_all = [("give back", 0, None)] * len(self.held)
-                self.loop.run_until_complete(self._one_tick(give_all))
-                self.loop.run_until_complete(asyncio.sleep(10.0))
-            assert self.waits == {}
+            if self.places:
+                self.run(self._let_go())
+                for place in self.places.values():
+                    place.judge_windows()
+                self._count()
         finally:
-            self.loop.run_until_complete(self._end())
+            self.run(self._end())
             self.loop.close()
 
-    async def _one_tick(self, actions: list[tuple[str, Any, Any]]) -> None:
-        for action, first, second in actions:
-            match action:
-                case "acquire":
-                    weight = min(second, self.limit.requests)
-                    number = len(self.tasks)
-                    self.tasks.append(asyncio.create_task(self._call(number, first, weight)))
-                    self.waits[number] = (first, weight, self.tasks[-1])
-                case "cancel" if self.waits:
-                    number = sorted(self.waits)[first % len(self.waits)]
-                    self.waits.pop(number)[2].cancel()
-                case "spend" if self.held:
-                    permit, weight = self.held.pop(sorted(self.held)[first % len(self.held)])
-                    permit.spend()
-                    self.left.append((now(), weight))
-                case "give back" if self.held:
-                    self.held.pop(sorted(self.held)[first % len(self.held)])[0].give_back()
-                case "penalize":
-                    self.limiter.penalize(SCOPE, first)
-                    self.closed_until = max(self.closed_until, now() + first)
-                case _:
-                    pass
-        await settle()
+    def run(self, coro: Coroutine[Any, Any, object]) -> None:
+        """Run something, and then all that is ready."""
+        self.loop.run_until_complete(coro)
+        self.loop.run_until_complete(settle())
 
-    async def _call(self, number: int, lane: Lane, weight: int) -> None:
-        permit = await self.limiter.acquire(SCOPE, lane=lane, weight=weight)
-        del self.waits[number]
-        self.held[number] = (permit, weight)
-        assert not [n for n, (its, _, _) in self.waits.items() if its is lane and n < number]
+    async def _act_at(self, when: float, ticks: int, actions: list[tuple[Action, int]]) -> None:
+        done: asyncio.Future[None] = self.loop.create_future()
+
+        def act(ticks: int) -> None:
+            if ticks:
+                self.loop.call_soon(act, ticks - 1)
+            else:
+                self._do(actions[0][0])
+                done.set_result(None)
+
+        self.loop.call_at(when, act, ticks)
+        await done
+        await self._act(actions[1:])
+
+    async def _act(self, actions: list[tuple[Action, int]]) -> None:
+        for action, turns in actions:
+            self._do(action)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+    def _do(self, action: Action) -> None:
+        kind, first, second, third = action
+        match kind:
+            case "acquire" | "acquire and send":
+                self._come(first, second, third, sends=kind != "acquire")
+            case "try":
+                self._come(first, second, 1, sends=bool(third % 2), tries=True)
+            case "crowd":
+                for _ in range(third):
+                    self._come(first, second, 1, sends=True)
+            case "cancel" if alive := [s for s in self.senders if not s.task.done()]:
+                self._cancel(alive[first % len(alive)])
+            case "cancel one who waits" if queue := list(self.places[first].queue):
+                self._cancel(queue[second % len(queue)])
+            case "connect" if holding := [
+                sender
+                for place in self.places.values()
+                for sender in place.holding
+                if not sender.connected.done()
+            ]:
+                holding[first % len(holding)].connected.set_result(second)
+            case "answer" if sent := [
+                s for s in self.senders if s.ends == ["sent"] and not s.answered.done()
+            ]:
+                sent[first % len(sent)].answered.set_result(None)
+            case "penalize":
+                self.limiter.penalize(first, second)
+                place = self.places[first]
+                place.closed_until = max(place.closed_until, now() + second)
+            case "declare":
+                self.limiter.declare(first, second)
+                self.places[first].declaring.append((self.places[first].granted, second))
+            case "wall clock":
+                AnythingAtAnyTime.wall_clock += first
+            case _:
+                pass
+
+    def _come(
+        self, scope: Scope, lane: Lane, weight: int, *, sends: bool, tries: bool = False
+    ) -> None:
+        sender = Sender(scope, lane, weight)
+        sender.tries = tries
+        if sends:
+            sender.connected.set_result(True)
+            sender.answered.set_result(None)
+        sender.task = self.loop.create_task(self._call(sender))
+        self.senders.append(sender)
+
+    def _cancel(self, sender: Sender) -> None:
+        sender.is_canceled = True
+        sender.task.cancel()
+
+    async def _call(self, sender: Sender) -> None:
+        place = self.places[sender.scope]
+        place.joins(sender, unseen=look(self.limiter, sender.scope).granted - place.kept)
+        self.loop.call_soon(setattr, sender, "waited", True)
+        try:
+            permit = await self._permit(sender)
+        except LookupError:
+            place.leaves(sender, "turned away")
+            return
+        except UsageError:
+            assert sender.weight > place.most, "only what can never pass is refused"
+            place.leaves(sender, "refused")
+            return
+        except asyncio.CancelledError:
+            place.leaves(sender, "canceled in the queue")
+            raise
+        place.grants(sender)
+        try:
+            with permit:
+                if await sender.connected:
+                    permit.spend()
+                    place.sends(sender)
+                    await sender.answered
+        finally:
+            place.ends(sender)
+
+    async def _permit(self, sender: Sender) -> Permit:
+        """Wait for a permit; who only tries does not wait.
+
+        Raises:
+            LookupError: it would have to.
+        """
+        if not sender.tries:
+            return await self.limiter.acquire(sender.scope, lane=sender.lane, weight=sender.weight)
+        permit = self.limiter.try_acquire(sender.scope)
+        if permit is not None:
+            return permit
+        seen, most = look(self.limiter, sender.scope), self.places[sender.scope].most
+        is_full = seen.in_hand + seen.in_window >= most
+        assert is_full or seen.closed_for or any(seen.waiting.values()), "nothing is in the way"
+        raise LookupError
 
     async def _check(self) -> None:
-        for task in self.tasks:
-            if task.done() and not task.cancelled():
-                task.result()
+        for sender in self.senders:
+            if sender.task.done() and not sender.task.cancelled():
+                sender.task.result()
         assert self.reports == []
-        seen, clock = look(self.limiter), now()
-        waits = Counter(lane for lane, _, _ in self.waits.values())
-        assert seen.waiting == {lane: waits[lane] for lane in Lane}
-        assert seen.in_hand == sum(weight for _, weight in self.held.values())
-        assert seen.in_window == sum(w for at, w in self.left if at + self.limit.span > clock)
-        assert seen.granted == len(self.held) + len(self.left)
-        assert seen.closed_for == max(0.0, self.closed_until - clock)
-        room = self.limit.requests - seen.in_hand - seen.in_window
-        assert room >= 0
-        assert not self.left or busiest(self.left, self.limit.span) <= self.limit.requests
-        if self.waits and not seen.closed_for:
-            heads = {lane: weight for lane, weight, _ in reversed(self.waits.values())}
-            assert max(heads.values()) > room, "nobody waits for room that is there"
+        for scope, place in self.places.items():
+            place.settled()
+            self._compare(place, look(self.limiter, scope))
         assert live_timers(self.loop) <= 1
 
+    def _compare(self, place: Place, seen: ScopeStatistics) -> None:
+        """The limiter's numbers are the onlooker's."""
+        waits = Counter(sender.lane for sender in place.queue)
+        assert seen.waiting == {lane: waits[lane] for lane in Lane}
+        assert seen.in_hand == sum(sender.weight for sender in place.holding)
+        assert seen.granted == place.kept == len(place.left) + len(place.holding)
+        assert seen.closed_for == max(0.0, place.closed_until - now())
+        room = place.most - seen.in_hand - seen.in_window
+        if len(place.declared) == 1:
+            [(*_, limit)] = place.declared
+            counts = [weight for at, weight, _ in place.left if at + limit.span > now()]
+            assert seen.in_window == sum(counts)
+            assert room >= 0
+        if place.queue and not seen.closed_for:
+            heads = {sender.lane: sender.weight for sender in reversed(place.queue)}
+            assert max(heads.values()) > room, "nobody waits for room that is there"
+
+    async def _let_go(self) -> None:
+        for _ in range(len(self.senders) + 1):
+            for sender in self.senders:
+                if not sender.connected.done():
+                    sender.connected.set_result(False)
+                if not sender.answered.done():
+                    sender.answered.set_result(None)
+            if all(sender.task.done() for sender in self.senders):
+                break
+            await asyncio.sleep(10.0)
+        await self._check()
+        for sender in self.senders:
+            assert sender.task.done(), "nobody waits for ever"
+            assert sender.is_canceled or not sender.task.cancelled(), "no cancellation is invented"
+            assert len(sender.ends) == 1 or (sender.is_canceled and not sender.ends)
+        await asyncio.sleep(20.0)
+        for scope, place in self.places.items():
+            seen = look(self.limiter, scope)
+            assert (seen.in_hand, seen.in_window, sum(seen.waiting.values())) == (0, 0, 0)
+            assert seen.granted == len(place.left)
+        assert live_timers(self.loop) == 0
+
+    def _count(self) -> None:
+        """Count what was judged."""
+        for sender in self.senders:
+            (end,) = sender.ends or ("canceled before it began",)
+            tally.count("state machine, limiter", end)
+        tally.count("state machines, examples", "limiter")
+        tally.count("state machines, steps", "limiter", self.steps)
+
     async def _end(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        for sender in self.senders:
+            sender.task.cancel()
+        await asyncio.gather(*(sender.task for sender in self.senders), return_exceptions=True)
 
 
-def test_anything_at_any_time() -> None:
-    """Permits are conserved, windows kept, lanes in order, and nobody waits for ever."""
+@pytest.mark.proof
+def test_anything_at_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Permits are conserved, windows kept, lanes in order, shares too, and nobody waits for ever."""
+    monkeypatch.setattr(time, "time", lambda: AnythingAtAnyTime.wall_clock)
     run_state_machine_as_test(
         AnythingAtAnyTime,
-        settings=settings(max_examples=50, stateful_step_count=20),
+        settings=settings(
+            max_examples=either(50, 1500), stateful_step_count=either(20, 40), print_blob=True
+        ),
     )
 
 
@@ -1413,3 +1723,75 @@ async def test_a_burst_does_not_replace_a_pace() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await limiter.acquire(SCOPE)
+
+
+# -- small rules that callers rely on ---------------------------------------------------------------
+
+
+def at_once(call: Coroutine[Any, Any, Permit]) -> Permit:
+    """Return what a call gives that does not wait, not even a turn of the event loop."""
+    try:
+        call.send(None)
+    except StopIteration as done:
+        permit: Permit = done.value
+        return permit
+    call.close()
+    raise AssertionError("it waited")
+
+
+async def test_limits_and_snapshots_are_frozen() -> None:
+    """What gateways share, or somebody looks at, cannot be changed under the others."""
+    limiter = limited(1, 10.0)
+    with pytest.raises(AttributeError):
+        RateLimit(1, 10.0).requests = 100  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        look(limiter).granted = 7  # type: ignore[misc]
+
+
+async def test_an_idle_scope_grants_without_giving_way() -> None:
+    """A caller that need not wait goes on in the same turn, also in the very moment in which a window has run out."""
+    limiter = limited(1, 10.0)
+    at_once(limiter.acquire(SCOPE)).spend()
+    await asyncio.sleep(10.0)
+    at_once(limiter.acquire(SCOPE)).give_back()
+    assert look(limiter).waiting == {CANCEL: 0, READ: 0, CREATE: 0}
+
+
+async def test_a_refused_weight_holds_nobody_up() -> None:
+    """Who waits behind a call that became too heavy is served in that moment, not by the next chance."""
+    limiter = limited(5, 10.0)
+    await take(limiter)
+    heavy = asyncio.create_task(limiter.acquire(SCOPE, weight=5))
+    crowd = Crowd(limiter)
+    await crowd.join("light")
+    assert crowd.served == []
+    limiter.declare(SCOPE, RateLimit(2, 10.0, margin=0.0))
+    await settle()
+    assert crowd.served == ["light"]
+    with pytest.raises(UsageError, match="weight 5"):
+        await heavy
+
+
+async def test_who_names_no_lane_reads() -> None:
+    """Ahead of creates, behind cancels."""
+    limiter = limited(1, 10.0)
+    (await take(limiter)).spend()
+    crowd = Crowd(limiter)
+    await crowd.join("create", CREATE)
+
+    async def read() -> None:
+        with await limiter.acquire(SCOPE) as permit:
+            crowd.served.append("no lane")
+            permit.spend()
+
+    crowd.tasks["no lane"] = asyncio.create_task(read())
+    await crowd.join("cancel", CANCEL)
+    assert look(limiter).waiting == {CANCEL: 1, READ: 1, CREATE: 1}
+    await crowd.everybody()
+    assert crowd.served == ["cancel", "no lane", "create"]
+
+
+async def test_what_a_penalty_must_be() -> None:
+    """Seconds, none or more: the error says of what."""
+    with pytest.raises(UsageError, match=r"^a penalty must be a finite number, 0 or more$"):
+        limited(1, 1.0).penalize(SCOPE, -1.0)

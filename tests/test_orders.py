@@ -184,3 +184,20 @@ def test_a_bearer_ref_is_kept_whole() -> None:
         BearerRef(id="1", client_id="2")
     with pytest.raises(AttributeError):
         ref.id = "2"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("other", "equal"),
+    [
+        (OrderRef(id=BEARER), True),
+        (BearerRef(id=BEARER), True),
+        (OrderRef(id="1"), False),
+        (BearerRef(id="1"), False),
+        (BEARER, False),
+    ],
+)
+def test_a_bearer_ref_equals_or_differs(other: object, equal: bool) -> None:
+    """Either ``==`` or ``!=``, never both, whichever stands first."""
+    ref = BearerRef(id=BEARER)
+    assert [ref == other, other == ref] == [equal, equal]
+    assert [ref != other, other != ref] == [not equal, not equal]

@@ -174,3 +174,15 @@ def test_no_digit_is_lost_in_json(
     assert isinstance(again, Canceled)
     assert again == outcome
     assert (str(again.executed), str(again.remaining)) == (str(executed), str(remaining))
+
+
+@each
+def test_an_outcome_is_not_positional(outcome: CancelOutcome, tag: str, closed: bool) -> None:
+    """Nobody passes an amount executed for one remaining, or an id for a venue, by its place."""
+    fields = {name: getattr(outcome, name) for name in outcome.__struct_fields__}
+    kind: Any = type(outcome)
+    assert kind(**fields) == outcome
+    for name in fields:
+        others = {other: value for other, value in fields.items() if other != name}
+        with pytest.raises(TypeError):
+            kind(fields[name], **others)

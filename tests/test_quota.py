@@ -93,3 +93,23 @@ def test_a_quota_is_a_whole_number(requests: object) -> None:
     """Anything else is refused where it is set."""
     with pytest.raises(UsageError, match="daily_quota must be a whole number"):
         DailyQuota(requests)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("requests", [0, -1, 1.5, True, "1"])
+def test_a_second_quota_is_a_whole_number_too(requests: object) -> None:
+    """Whoever shares an account cannot make its quota unusable, and may make it as small as one request."""
+    quota = DailyQuota(2)
+    with pytest.raises(UsageError, match=r"^daily_quota must be a whole number, 1 or more$"):
+        quota.tighten(requests)  # type: ignore[arg-type]
+    quota.tighten(1)
+    quota.count(NOON)
+    assert quota.closed_until(NOON) == MIDNIGHT
+
+
+def test_each_request_is_given_back_once() -> None:
+    """One that did not leave makes room for one, however many were counted."""
+    quota = DailyQuota(3)
+    for _ in range(3):
+        quota.count(NOON)
+    quota.give_back(NOON)
+    assert quota.used == 2

@@ -322,3 +322,26 @@ def test_dates_and_seconds_agree(seconds: int) -> None:
     """The same wait said as a date and as a number is the same."""
     date = format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
     assert parse_retry_after(date, NOW) == parse_retry_after(str(seconds), NOW) == seconds
+
+
+# --- what is said nowhere else --------------------------------------------------------------------
+
+
+def test_the_policy_of_whoever_says_nothing() -> None:
+    """Four tries within seconds, a minute's patience with the vendor, twenty repeats saved, one regained in 5 s."""
+    policy = RetryPolicy()
+    assert (policy.attempts, policy.base, policy.cap) == (4, 0.25, 8.0)
+    assert (policy.max_retry_after, policy.quota, policy.quota_refill) == (60.0, 20.0, 0.2)
+
+
+def test_a_policy_is_not_positional() -> None:
+    """Nobody passes seconds for tries by their place."""
+    with pytest.raises(TypeError):
+        RetryPolicy(4)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(("rejections", "seconds"), [(1, 2.0), (4, 16.0), (5, 32.0), (6, 60.0)])
+def test_a_penalty_without_a_word_doubles(rejections: int, seconds: float) -> None:
+    """With each rejection in a row, up to the cap."""
+    policy = RetryPolicy(cap=60.0)
+    assert policy.penalty(rejections, retry_after=None, minimum=2.0) == seconds

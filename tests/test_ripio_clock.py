@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import math
 import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brokers.ripio.clock import VendorClock
+from brokers.ripio.clock import VendorClock, shared_clock
 
 if TYPE_CHECKING:
     from random import Random
@@ -467,3 +471,32 @@ def test_memory_is_swept_after_a_leap(far: float) -> None:
     world.hear(0.0, 0.0)
     sign(world)
     assert len(world.clock._next) <= 2
+
+
+async def test_gateways_of_an_account_share_its_clock() -> None:
+    """On one event loop, as long as one of them uses it: two must not sign the same text at the same time."""
+    clock = shared_clock("account")
+    assert shared_clock("account") is clock
+    other = shared_clock("another")
+    assert other is not clock
+    stamps = {clock.timestamp(ORDER), shared_clock("account").timestamp(ORDER)}
+    assert len(stamps) == 2
+
+
+async def test_a_clock_is_the_event_loops_own() -> None:
+    """Another loop has its own monotonic time, and gets a clock of its own."""
+
+    async def there() -> VendorClock:
+        return shared_clock("account")
+
+    clock = shared_clock("account")
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(asyncio.run, there()).result() is not clock
+    assert shared_clock("account") is clock
+
+
+async def test_a_clock_that_nobody_uses_is_forgotten() -> None:
+    """What was learned for a gateway that is gone is not kept for ever."""
+    kept = weakref.ref(shared_clock("account"))
+    gc.collect()
+    assert kept() is None

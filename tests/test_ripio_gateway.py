@@ -33,8 +33,11 @@ from tronsave_async import (
     AuthenticationRejected,
     Canceled,
     ConnectFailed,
+    Disconnected,
+    Event,
     Evidence,
     GatewayClosed,
+    Lost,
     NotFound,
     NotSent,
     OrderGateway,
@@ -1398,3 +1401,25 @@ def test_rules_are_strict_by_default() -> None:
     """These tests run by the rule that no signature is accepted twice."""
     assert strict().reject_replayed_signatures
     assert not RipioRules().reject_replayed_signatures
+
+
+async def test_a_socket_says_how_many_requests_are_lost_with_it() -> None:
+    """A `Lost` follows for each of them; a gateway that closes has told the end of all before."""
+    events: list[Event] = []
+    async with vendor(gateway_telemetry=events.append, gateway_retry=PROMPT) as (sandbox, gateway):
+        for end in (sandbox.cut_sockets, gateway.aclose):
+            del events[:]
+            sandbox.faults.add(faults.hang_before("cancel", times=5))
+            ids = [sandbox.add_order() for _ in range(5)]
+            before = len(sandbox.requests_to("cancel"))
+            canceling = asyncio.create_task(gateway.cancel_many(ids))
+            await sandbox.arrived(before + 5, "cancel")
+            if (ending := end()) is not None:
+                await ending
+            await canceling
+            [at] = [n for n, event in enumerate(events) if isinstance(event, Disconnected)]
+            [disconnected, *after] = events[at:]
+            lost = sum(isinstance(event, Lost) for event in after)
+            assert isinstance(disconnected, Disconnected)
+            assert disconnected.pending == lost == (0 if end == gateway.aclose else 5)
+        assert sum(isinstance(event, Lost) for event in events) == 5

@@ -686,6 +686,25 @@ async def test_nothing_begins_after_closing(turn: int) -> None:
     assert (vendor.count, len(server.log)) == (0, 0)
 
 
+@pytest.mark.parametrize("turn", [0, 1, 3, 4, 5, 6, 7])
+async def test_what_is_not_recorded_is_not_answered(turn: int) -> None:
+    """Also a client whose connection is accepted in the moment of the close gets no answer. (In the second turn asyncio
+    forgets the connection.)"""
+    async with counting() as (_, server):
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as sock:
+            sock.sendall(RAW_POST)
+            for _ in range(turn):
+                await asyncio.sleep(0)
+            await server.aclose()
+            await turns()
+            sock.setblocking(False)
+            try:
+                answer = sock.recv(100)
+            except ConnectionResetError:
+                answer = b""
+            assert (answer != b"") <= (len(server.log) == 1)
+
+
 async def test_a_body_too_large_is_told_to_the_vendor() -> None:
     """Beyond 1 MiB the vendor gets no body, and answers as it sees fit."""
     async with served() as (_, server, _post):

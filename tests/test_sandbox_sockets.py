@@ -25,6 +25,7 @@ from websockets.exceptions import (
     InvalidStatus,
 )
 
+from support.cutter import Cut, Cutter, Direction, How
 from tronsave_async.sandbox import (
     Decision,
     Fault,
@@ -404,13 +405,19 @@ async def test_a_protocol_error_closes_the_socket() -> None:
     assert int.from_bytes(answer[2:4], "big") == 1002
 
 
-async def test_tls_is_served_and_cut() -> None:
-    """Sockets work through TLS, and so does every end of them."""
+def certified() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return a server's TLS context and that of a client who trusts it."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
+    return context, trust
+
+
+async def test_tls_is_served_and_cut() -> None:
+    """Sockets work through TLS, and so does every end of them."""
+    context, trust = certified()
     async with counting(ssl_context=context) as served:
         assert served.url.startswith("wss://")
         for reset in (False, True):
@@ -420,6 +427,23 @@ async def test_tls_is_served_and_cut() -> None:
                 served.sockets.cut(reset=reset)
                 with pytest.raises(ConnectionClosedError):
                     await client.recv()
+
+
+@pytest.mark.virtual_time
+async def test_no_socket_is_opened_for_a_client_who_has_gone() -> None:
+    """One whose TLS connection is reset when it has just asked for a socket: it would be pinged for ever."""
+    context, trust = certified()
+    async with counting(ssl_context=context) as served, Cutter(served.port) as cutter:
+        served.vendor.keepalive = Keepalive(ping_interval=20.0)
+        url = f"wss://127.0.0.1:{cutter.port}/path"
+        async with connect(url, ssl=trust, ping_interval=None, compression=None):
+            asked = cutter.links[0].passed[Direction.TO_VENDOR]
+        cutter.next(Cut(Direction.TO_VENDOR, asked, How.RESET))
+        with pytest.raises((InvalidMessage, OSError)):
+            await connect(url, ssl=trust, ping_interval=None, compression=None)
+        assert cutter.cuts == 1
+        await asyncio.sleep(60)
+        assert (served.sockets.opened, len(served.sockets)) == (1, 0)
 
 
 # --- faults on a socket ---------------------------------------------------------------------------

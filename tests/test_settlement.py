@@ -36,7 +36,15 @@ from tronsave_async.outcomes import (
     Unknown,
     Wire,
 )
-from tronsave_async.settlement import REMEMBERED, Case, Doubts, Meaning, Step, Verdict
+from tronsave_async.settlement import (
+    REMEMBERED,
+    Case,
+    Doubts,
+    Meaning,
+    Step,
+    Verdict,
+    canceled_at_once,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -1087,3 +1095,44 @@ def test_no_outcome_lies_whatever_happens_to_the_requests(data: st.DataObject) -
     assert case.outcome.attempts == case.attempts == cancels <= limit
     assert looks <= limit
     assert case.outcome.closed or case.doubt == lost
+
+
+@pytest.mark.parametrize(
+    ("before", "times", "wire", "outcome"),
+    [
+        ([], 0, Wire.NOT_SENT, NotSent),
+        ([], 2, Wire.ANSWERED, Unknown),
+        ([NO_REPLY], 1, Wire.MAYBE_SENT, Unknown),
+    ],
+)
+def test_a_divided_request_was_answered(
+    before: list[Event], times: int, wire: Wire, outcome: type[CancelOutcome]
+) -> None:
+    """It touched the order's wire, and counts as attempts; a reply that was lost stays lost."""
+    case, _ = after(*before)
+    case.was_divided(times)
+    case.give_up("out of time", NOW)
+    assert type(case.outcome) is outcome
+    assert (case.outcome.wire, case.outcome.attempts) == (wire, len(before) + times)
+
+
+@given(
+    st.none() | st.text(max_size=5),
+    st.none() | st.text(max_size=5),
+    st.none() | st.decimals(0, 9, places=2),
+    st.none() | st.decimals(0, 9, places=2),
+)
+def test_what_is_canceled_at_once_needs_no_case(
+    code: str | None, message: str | None, executed: Decimal | None, remaining: Decimal | None
+) -> None:
+    """The short way to the outcome of a first success says what the case would say."""
+    success = Verdict(
+        meaning=Meaning.CANCELED,
+        executed=executed,
+        remaining=remaining,
+        code=code,
+        message=message,
+    )
+    case = opened()
+    assert case.answered(success, NOW) is Step.DONE
+    assert canceled_at_once(ORDER, VENUE, success, NOW - STARTED) == case.outcome

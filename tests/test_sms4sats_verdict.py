@@ -702,3 +702,173 @@ def test_a_cancel_without_a_key_is_not_refused_for_somebody_elses() -> None:
     """Words of a key that are no plain refusal may hide that the order was canceled."""
     body = msgspec.json.encode({"status": "error", "reason": "lnd: unauthorized macaroon"})
     assert verdict.cancel_verdict("f" * 64, 500, body).meaning is Meaning.AMBIGUOUS
+
+
+# -- every wording that is understood ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *("unable to save", "unable to store it", "unable to update", "unable to write"),
+        *("fail to save", "failed to store it", "could not update", "couldn't write"),
+        *("could not save data", "failed to save", "backend down", "an internal problem"),
+        *("server error", "upstream is down", "bad gateway", "connection refused"),
+        *("network is down", "ECONNRESET", "timeout", "time out", "timed out", "time-out"),
+        *("temporarily unavailable", "please try again", "database is locked"),
+        *("uncaught exception", "unexpected token <", "something went wrong", "unknown error"),
+        *("error", "An error.", "Error!"),
+    ],
+)
+def test_words_of_trouble_prove_nothing(reason: str) -> None:
+    """What was asked for may have been done before the trouble came."""
+    assert judged(500, refusal(reason)).meaning is Meaning.AMBIGUOUS
+    assert judged(500, refusal(reason.upper())).meaning is Meaning.AMBIGUOUS
+
+
+@pytest.mark.parametrize(
+    "reason", ["the order is unknown to us", "could not be canceled", "the errors of others", "no"]
+)
+def test_other_words_are_a_refusal(reason: str) -> None:
+    """The vendor said no, for whatever reason: the order is looked at."""
+    assert judged(500, refusal(reason)).meaning is Meaning.UNPROVED
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *("order not found", "the order was not found", "order does not exist", "order unknown"),
+        *("order id unknown", "unknown order", "no such order id", " Order Not Found!. "),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 500])
+def test_words_for_an_order_that_is_not_known(reason: str, status: int) -> None:
+    """Only these, alone, say that the vendor knows no such order."""
+    assert judged(status, refusal(reason)).meaning is Meaning.NOT_FOUND
+    assert judged(status, refusal(f"{reason} or busy")).meaning is Meaning.UNPROVED
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *("insufficient balance", "not enough balance", "not enough funds"),
+        *("balance too low", "funds insufficient", "balance is too low", "Funds are too low!"),
+        *("unsupported country", "unknown country", "invalid service", "missing service"),
+        *("no such country", "country required", "service is required", "country not supported"),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_prepaid_order_is_refused_by_these_words_alone(reason: str, status: int) -> None:
+    """Nothing was created; with any word beside them, that is not certain."""
+    with pytest.raises(BusinessRefusal):
+        verdict.created_order(status, refusal(reason), prepaid=True)
+    told = f"{reason}, order kept"
+    with pytest.raises(VendorFailure) as caught:
+        verdict.created_order(status, refusal(told), prepaid=True)
+    assert (caught.value.endpoint, caught.value.status, caught.value.text) == (
+        *("create", status),
+        told,
+    )
+    with pytest.raises(BusinessRefusal):
+        verdict.created_order(status, refusal(told))
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 422])
+def test_a_prepaid_order_is_refused_by_a_status_that_says_so(status: int) -> None:
+    """Whatever the words: with such a status nothing was created."""
+    with pytest.raises(VendorError) as caught:
+        verdict.created_order(status, refusal("no luck"), prepaid=True)
+    assert not isinstance(caught.value, VendorFailure)
+
+
+REJECTED_KEYS = [
+    *("missing api key", "invalid api-key", "unknown api_key", "Wrong apikey.", "no API key!"),
+    *("api key required", "api key is missing", "api key invalid", "api key is unknown"),
+    *("api key needed",),
+]
+
+
+@pytest.mark.parametrize("reason", REJECTED_KEYS)
+def test_plain_words_reject_a_key(reason: str) -> None:
+    """Of any call, also of one that costs money, and of one that carries no key."""
+    assert judged(500, refusal(reason)).meaning is Meaning.ACCOUNT
+    for prepaid in (False, True):
+        with pytest.raises(AuthenticationRejected):
+            verdict.created_order(500, refusal(reason), prepaid=prepaid)
+
+
+@pytest.mark.parametrize("reason", ["unauthorized", "Unauthorised!", "api key"])
+def test_words_that_reject_a_key_where_no_money_is_spent(reason: str) -> None:
+    """They are plain enough, but for a prepaid order."""
+    assert judged(500, refusal(reason)).meaning is Meaning.ACCOUNT
+    with pytest.raises(AuthenticationRejected):
+        verdict.created_order(500, refusal(reason))
+    with pytest.raises(VendorFailure):
+        verdict.created_order(500, refusal(reason), prepaid=True)
+
+
+@pytest.mark.parametrize("endpoint", READERS)
+@pytest.mark.parametrize("reason", ["your api key has no rights", "unauthorised: ask for a plan"])
+def test_words_about_a_key_are_about_the_callers_where_there_is_one(
+    endpoint: str, reason: str
+) -> None:
+    """Of a call that carries no key, they are somebody else's trouble coming through."""
+    carries_key = endpoint in ("balance", "create")
+    with pytest.raises(AuthenticationRejected if carries_key else VendorFailure):
+        READERS[endpoint](500, refusal(reason), None)
+    assert judged(500, refusal(reason)).meaning is Meaning.AMBIGUOUS
+
+
+def state_of_error(error: str) -> OrderState:
+    """Return the state of a paid order with this error."""
+    body = encoded({"status": "OK", "paid": True, "error": error})
+    return verdict.state_of(verdict.order_status(ID, 200, body), overdue=False)
+
+
+ENDS = [
+    *("no available number", "canceled", "Cancelled", "expired", "refunded"),
+    *("order expired", "your order is canceled", "The invoice was already canceled"),
+    *("payment request expired", "the payment has been refunded", "order already released"),
+    *("invoice cancelled by the receiver", "payment released", "order refunded by us"),
+    *("funds are returned", "your money is refunded", "the sats were released"),
+    *("payment was returned", "money has been returned to you", "sats have been already refunded"),
+    *("funds are already returned automatically",),
+]
+
+
+@pytest.mark.parametrize("error", ENDS)
+def test_whole_clauses_that_say_that_an_order_ended(error: str) -> None:
+    """Alone or among others; a word before it, in the same clause, takes it back."""
+    assert state_of_error(error) is CANCELED
+    assert state_of_error(f"Sorry: {error}. Bye") is CANCELED
+    assert state_of_error(f"perhaps {error}") is UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("if", "when", "unless", "until", "after", "before", "will", "would", "could", "can"),
+        *("may", "not", "never", "only", "unable", "please", "try", "retry", "If", "WILL"),
+        *("couldn't", "isn\u2019t", "Don't"),
+    ],
+)
+def test_words_that_take_an_end_back(word: str) -> None:
+    """Anywhere in the text: what is said with a condition is not said."""
+    for error in (f"order canceled, {word} x", f"x {word}: order canceled"):
+        assert state_of_error(error) is UNKNOWN
+
+
+@pytest.mark.parametrize("word", ["notice", "cancel", "willing", "tent", "ant", "trying"])
+def test_words_that_only_look_like_those_take_nothing_back(word: str) -> None:
+    """Whole words count."""
+    assert state_of_error(f"{word} x, order canceled") is CANCELED
+
+
+def test_a_reply_that_does_not_fit_says_so() -> None:
+    """The reason names what is wrong, for whoever reads the log."""
+    with pytest.raises(BadReply) as caught:
+        verdict.balance(200, b'{"status":"OK","balance":"?"}')
+    assert caught.value.reason == "the reply is not sms4sats'"
+    with pytest.raises(BadReply) as caught:
+        verdict.countries(200, b'{"status":"OK"}')
+    assert caught.value.reason == "the reply is not a list"

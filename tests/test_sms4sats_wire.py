@@ -240,6 +240,20 @@ def test_what_is_no_object_is_no_reply(body: bytes) -> None:
     assert wire.read_reply(body) is None
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"status":"error","status":"OK"}',
+        b'{"\\u0073tatus":"error","status":"OK"}',
+        b'{"status":"OK","error":"no number","error":null}',
+        b'{"status":"OK","x":[{"y":1,"y":1}]}',
+    ],
+)
+def test_an_object_that_names_a_field_twice_is_no_reply(body: bytes) -> None:
+    """Nobody knows which of the two values is meant, in whatever spelling and however deep."""
+    assert wire.read_reply(body) is None
+
+
 def test_one_odd_field_hides_no_other() -> None:
     """A field of a surprising type loses itself alone."""
     odd = of(b'{"paid":"?","code":"048010","timestamp":{},"new":[[]],"number":%s}' % (b"9" * 6000))

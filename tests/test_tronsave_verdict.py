@@ -371,11 +371,10 @@ def test_a_success_is_no_error(status: int) -> None:
         assert isinstance(read_error("cancel", status, body), BadReply)
 
 
-def test_the_last_of_two_keys_counts_and_neither_crashes() -> None:
-    """Duplicate keys are read as JavaScript reads them."""
+def test_an_error_that_names_a_field_twice_is_a_bad_reply() -> None:
+    """Nobody knows which of the two messages is meant, and whether the request was processed."""
     error = read_error("cancel", 400, b'{"error":true,"message":"a","message":"TSAS:107 B"}')
-    assert isinstance(error, BusinessRefusal)
-    assert error.code == "B"
+    assert isinstance(error, BadReply)
 
 
 # -- successes of the calls that are not read per order --------------------------------------------
@@ -539,10 +538,25 @@ def test_a_deep_reason_never_crashes(depth: int, spoiled: bool) -> None:
     assert verdict in (declined(reason.decode()), FOREIGN)
 
 
-def test_duplicate_keys_in_an_item_are_read_as_javascript_reads_them() -> None:
-    """The last of two equal keys counts."""
-    body = b'{"cancel_results":[{"order_id":"x","order_id":"%s","is_success":true,"is_success":false}]}'
-    assert cancel_verdicts([A], 200, body % A.encode()) == {A: declined("no reason given")}
+@pytest.mark.parametrize(
+    "item",
+    [
+        '"order_id":"x","order_id":"%s","is_success":true',
+        '"order_id":"%s","is_success":false,"is_success":true',
+        '"order_id":"%s","is_success":true,"is_success":false',
+        '"order_id":"%s","is_succes\\u0073":false,"is_success":true',
+        '"order_id":"%s","is_success":true,"fail_reason":"matched","fail_reason":null',
+    ],
+)
+def test_a_field_that_is_named_twice_proves_nothing(item: str) -> None:
+    """Nobody knows which of the two values is meant, in whatever spelling, and however they follow each other."""
+    body = b'{"cancel_results":[{%s},{"order_id":"%s","is_success":true}]}'
+    body %= ((item % A).encode(), B.encode())
+    assert cancel_verdicts([A, B], 200, body) == dict.fromkeys([A, B], FOREIGN)
+    with pytest.raises(BadReply):
+        statuses([A], 200, b'{"results":[],"results":[{"order_id":"x","status":"Canceled"}]}')
+    with pytest.raises(BadReply, match="names a field twice"):
+        read_reply("create", 200, b'{"order_ids":["a"],"order_ids":["b"]}', wire.CreateReply)
 
 
 def test_a_large_reply_is_read_whole() -> None:
@@ -997,3 +1011,13 @@ def test_what_a_history_row_says(
     assert without.state is state
     assert without.executed == (Decimal(0) if amounts == NONE_FILLED else None)
     assert without.remaining is None
+
+
+@pytest.mark.parametrize(("is_matched", "repay_amount"), [(True, None), (False, 5)])
+def test_less_than_nothing_is_no_amount(is_matched: bool, repay_amount: int | None) -> None:
+    """A negative amount is not told: neither as filled nor as left."""
+    row = wire.HistoryRow(id=A, amount=-1, is_matched=is_matched, repay_amount=repay_amount)
+    snapshot = snapshot_of_row(ORDER, row)
+    assert snapshot.state.is_closed
+    assert snapshot.executed == (None if is_matched else 0)
+    assert snapshot.remaining is None

@@ -1349,3 +1349,19 @@ async def test_a_storm(cuts: bool) -> None:
             if not cuts:
                 assert {asked["id"] for asked in server.messages} >= left
                 assert client.strays["late"] == sum(len(call.late) for call in sent)
+
+
+@pytest.mark.virtual_time
+async def test_a_sweep_that_comes_early_is_not_repeated_until_it_is_due() -> None:
+    """Event loops may call by the resolution of their clock too early: the sweep goes by what it was set for."""
+    async with SocketServer(silent) as server:
+        client = transport(server.url, timeout=0.3)
+        async with aclosing(client):
+            await client.warm_up()
+            first = Call(client)
+            await asyncio.sleep(0.01)
+            second = Call(client)
+            await asyncio.sleep(0.01)
+            asyncio.get_running_loop()._clock_resolution = 0.016  # type: ignore[attr-defined]
+            for call in (first, second):
+                assert await call.failure() == (RequestTimeout, Wire.MAYBE_SENT)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import ssl as tls
 from collections.abc import Iterable
 
 from tronsave_async.errors import UsageError
 
-__all__ = ["several_texts", "timeout_seconds", "whole_number", "within"]
+__all__ = ["several_texts", "timeout_seconds", "tls_context", "whole_number", "within"]
 
 
 def timeout_seconds(timeout: object) -> float | None:
@@ -25,6 +26,18 @@ def timeout_seconds(timeout: object) -> float | None:
 
 _FOREVER = 1e9
 """Seconds that no event loop lives: 30 years."""
+
+
+def tls_context(ssl: object) -> tls.SSLContext | None:
+    """A TLS context, or None for the default, which verifies. There is no short way to do without: ``False`` would be
+    one elsewhere.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if ssl is None or isinstance(ssl, tls.SSLContext):
+        return ssl
+    raise UsageError("ssl must be an ssl.SSLContext, or None for one that verifies")
 
 
 def within(name: str, value: object, *, above: float = 0.0, inclusive: bool = False) -> float:

@@ -33,7 +33,12 @@ class Blot:
     __slots__ = ("_secrets",)
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._secrets: Final = [Secret.masked_bytes(text) for text in secrets]
+        # As it is, and as JSON writes it: a quote or a backslash in it has a backslash before it.
+        self._secrets: Final = [
+            Secret.masked_bytes(form)
+            for text in secrets
+            for form in {text, msgspec.json.encode(str.__str__(text)).decode()[1:-1]}
+        ]
 
     def __call__(self, content: bytes) -> bytes:
         """The content without secrets, also where JSON's escapes hide them."""

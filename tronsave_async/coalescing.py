@@ -21,7 +21,7 @@ from tronsave_async.outcomes import Wire
 if TYPE_CHECKING:
     from tronsave_async.exchange import Exchange
 
-__all__ = ["Batcher", "Delivery", "Divide", "Mailbox", "Spawn", "Ticket"]
+__all__ = ["Batch", "Batcher", "Delivery", "Divide", "Mailbox", "Spawn", "Ticket"]
 
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
@@ -49,7 +49,6 @@ class Delivery(Generic[R]):
         value: R | None,
         failure: GatewayError | None,
         divided: int = 0,
-        *,
         late: bool = False,
     ) -> None:
         self.exchange = exchange
@@ -57,6 +56,11 @@ class Delivery(Generic[R]):
         self.failure = failure
         self.divided = divided
         self.late = late
+
+    @property
+    def is_first(self) -> bool:
+        """It answers the first request that carried the key for this caller."""
+        return not (self.late or self.divided)
 
     @property
     def reached(self) -> Wire:
@@ -74,13 +78,13 @@ class Spawn(Protocol):
 class Ticket(Generic[K, R]):
     """One caller's interest in one key. It is delivered to once, or left."""
 
-    __slots__ = ("_divided_before", "_slot", "deliver", "joined_at")
+    __slots__ = ("_slot", "deliver", "divided_before", "joined_at")
 
     def __init__(
         self, slot: _Slot[K, R], deliver: Callable[[Delivery[R]], None], joined_at: float
     ) -> None:
         self._slot = slot
-        self._divided_before = slot.divided
+        self.divided_before = slot.divided
         self.deliver = deliver
         self.joined_at = joined_at
 
@@ -112,26 +116,32 @@ class Ticket(Generic[K, R]):
     @property
     def divided(self) -> int:
         """Requests that took the key with them since this caller joined, were answered, and were divided."""
-        return self._slot.divided - self._divided_before
+        return self._slot.divided - self.divided_before
 
 
 class Mailbox(Generic[R]):
     """Waits for one delivery, and keeps it even if the waiter was canceled in the same tick."""
 
-    __slots__ = ("_future", "delivery")
+    __slots__ = ("delivery", "future")
 
-    def __init__(self) -> None:
-        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[None] = loop.create_future()
+        """Done when it is delivered, or expired."""
         self.delivery: Delivery[R] | None = None
 
     def __call__(self, delivery: Delivery[R]) -> None:
         self.delivery = delivery
-        if not self._future.done():
-            self._future.set_result(None)
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def expire(self) -> None:
+        """Wait no longer."""
+        if not self.future.done():
+            self.future.set_result(None)
 
     async def wait(self) -> Delivery[R]:
         """Wait for the delivery. Canceling the call leaves a delivery of the same tick in ``delivery``."""
-        await self._future
+        await self.future
         assert self.delivery is not None, "delivered before the future is done"
         return self.delivery
 
@@ -146,7 +156,7 @@ class _Slot(Generic[K, R]):
         self.key = key
         self.lane = lane
         self.tickets: dict[Ticket[K, R], None] = {}
-        self.batch: _Batch[K, R] | None = None
+        self.batch: Batch[K, R] | None = None
         """The request under way that carries the key; None while it waits."""
         self.divided = 0
         """Batches with this key that were answered and divided."""
@@ -165,26 +175,43 @@ class _Slot(Generic[K, R]):
         exchange: Exchange,
         value: R | None,
         failure: GatewayError | None,
-        *,
         late: bool = False,
     ) -> None:
         """Deliver to all who want it. One's delivery may make another leave."""
-        for ticket in list(self.tickets):
-            if ticket in self.tickets:
-                del self.tickets[ticket]
-                ticket.deliver(Delivery(exchange, value, failure, ticket.divided, late=late))
+        tickets = self.tickets
+        while tickets:
+            ticket = next(iter(tickets))
+            del tickets[ticket]
+            divided = self.divided - ticket.divided_before
+            ticket.deliver(Delivery(exchange, value, failure, divided, late))
 
 
-class _Batch(Generic[K, R]):
-    """The slots of one request under way."""
+class Batch(Generic[K, R]):
+    """The slots of one request under way, and where the end of a posted one is told. The first end counts."""
 
-    __slots__ = ("begun", "exchange", "slots", "task")
+    __slots__ = ("_batcher", "begun", "exchange", "slots", "withdraw")
 
-    def __init__(self, slots: list[_Slot[K, R]], exchange: Exchange) -> None:
+    def __init__(
+        self, batcher: Batcher[K, R], slots: Sequence[_Slot[K, R]], exchange: Exchange
+    ) -> None:
+        self._batcher = batcher
         self.begun = False
         self.slots = slots
         self.exchange = exchange
-        self.task: asyncio.Task[None] | None = None
+        self.withdraw: Callable[[], object] | None = None
+        """Ends the sending of what will not leave any more; set when it is launched."""
+
+    def succeed(self, value: R) -> None:
+        """The posted request brought this for its key."""
+        self._batcher.land(self, {self.slots[0].key: value}, None)
+
+    def fail(self, failure: GatewayError) -> None:
+        """The posted request brought nothing."""
+        self._batcher.land(self, {}, failure)
+
+    def break_off(self) -> None:
+        """A fault of ours ended it."""
+        self._batcher.land(self, {}, _failure(self.exchange, "ended early"))
 
 
 class Batcher(Generic[K, R]):
@@ -201,6 +228,9 @@ class Batcher(Generic[K, R]):
         join_departed: a newcomer may share the request that is already under way for its key, as long as somebody
             still waits for it. Right for cancels, whose aim is a state; wrong for reads, which must see what happened
             before they were asked for.
+        admit_at_once, post: for a maximum of one: start a request about one order with its permit, or return None if
+            that has to be waited for; and send it without a task, tell its batch how it ends, and return what
+            withdraws it as long as it has not left. What cannot go this way, or would overtake others, goes the other.
     """
 
     def __init__(
@@ -213,6 +243,8 @@ class Batcher(Generic[K, R]):
         spawn: Spawn,
         clock: Callable[[], float],
         join_departed: bool,
+        admit_at_once: Callable[[Lane], Exchange | None] | None = None,
+        post: Callable[[K, Batch[K, R]], Callable[[], object]] | None = None,
     ) -> None:
         self._maximum = maximum
         self._open_exchange = open_exchange
@@ -221,12 +253,16 @@ class Batcher(Generic[K, R]):
         self._spawn = spawn
         self._clock = clock
         self._join_departed = join_departed
+        self._admit_at_once = admit_at_once
+        self._post = post
+        self._ahead: Batch[K, R] | None = None
+        """The latest request that got a task of its own: until that has begun, nobody overtakes it."""
         self._waiting: dict[Lane, OrderedDict[K, _Slot[K, R]]] = {
             lane: OrderedDict() for lane in Lane
         }
         self._divided: deque[list[_Slot[K, R]]] = deque()
         self._under_way: dict[K, _Slot[K, R]] = {}
-        self._batches: set[_Batch[K, R]] = set()
+        self._batches: set[Batch[K, R]] = set()
         self._flushers: dict[Lane, asyncio.Task[None]] = {}
         self._closed = False
 
@@ -235,9 +271,14 @@ class Batcher(Generic[K, R]):
         once, if the batcher is closed."""
         if self._closed:
             return self._turn_away(key, lane, deliver)
-        slot = self._find(key, lane) or self._open_slot(key, lane)
+        slot = self._find(key, lane)
+        is_new = slot is None
+        if slot is None:
+            slot = _Slot(self, key, lane)
         ticket = Ticket(slot, deliver, self._clock())
         slot.tickets[ticket] = None
+        if is_new and not self._post_at_once(slot):
+            self._enqueue(slot, lane)
         return ticket
 
     @property
@@ -275,13 +316,14 @@ class Batcher(Generic[K, R]):
         """Let no newcomer share the request under way for ``key``: the key names something else from now on."""
         self._under_way.pop(key, None)
 
-    def revoke_if_unwanted(self, batch: _Batch[K, R]) -> bool:
+    def revoke_if_unwanted(self, batch: Batch[K, R]) -> bool:
         """True if nobody wants the request any more and it will never leave (internal to the tickets)."""
         if any(slot.tickets for slot in batch.slots) or not batch.exchange.revoke():
             return False
-        self._land(batch, {}, None)
-        assert batch.task is not None, "set when it was launched"
-        batch.task.cancel()
+        withdraw = batch.withdraw
+        self.land(batch, {}, None)
+        if withdraw is not None:
+            withdraw()
         return True
 
     def close(self) -> None:
@@ -289,7 +331,7 @@ class Batcher(Generic[K, R]):
         self._closed = True
         for batch in list(self._batches):
             batch.exchange.revoke()
-            self._land(batch, {}, _failure(batch.exchange, "gateway closed"))
+            self.land(batch, {}, _failure(batch.exchange, "gateway closed"))
         self._fail_waiting(None)
 
     def _turn_away(
@@ -315,6 +357,8 @@ class Batcher(Generic[K, R]):
                 slot.deliver(exchange, None, failure)
 
     def _find(self, key: K, lane: Lane) -> _Slot[K, R] | None:
+        if not self._flushers:  # then nobody waits
+            return self._find_under_way(key)
         for queued in Lane:
             if (slot := self._waiting[queued].get(key)) is not None:
                 if lane < queued:
@@ -325,14 +369,28 @@ class Batcher(Generic[K, R]):
             for slot in half:
                 if slot.key == key:
                     return slot
+        return self._find_under_way(key)
+
+    def _find_under_way(self, key: K) -> _Slot[K, R] | None:
         under_way = self._under_way.get(key) if self._join_departed else None
         # A request that everybody has deserted may hang: a newcomer must not wait for it.
         return under_way if under_way is not None and under_way.tickets else None
 
-    def _open_slot(self, key: K, lane: Lane) -> _Slot[K, R]:
-        slot = _Slot(self, key, lane)
-        self._enqueue(slot, lane)
-        return slot
+    def _post_at_once(self, slot: _Slot[K, R]) -> bool:
+        """Send the request of a new slot in this step, if it can be, and overtakes nobody."""
+        if self._post is None or self._flushers or not self._ahead_has_begun:
+            return False
+        assert self._admit_at_once is not None, "given together"
+        exchange = self._admit_at_once(slot.lane)
+        if exchange is None:
+            return False
+        batch = self._board([slot], exchange)
+        batch.withdraw = self._post(slot.key, batch)
+        return True
+
+    @property
+    def _ahead_has_begun(self) -> bool:
+        return self._ahead is None or self._ahead.begun
 
     def _enqueue(self, slot: _Slot[K, R], lane: Lane) -> None:
         slot.lane = lane
@@ -350,7 +408,6 @@ class Batcher(Generic[K, R]):
 
     async def _flush(self, lane: Lane) -> None:
         """Ask for permits in ``lane`` until nobody waits in it; each takes whoever is first in any lane."""
-        ahead: _Batch[K, R] | None = None
         while self._has_waiting(lane):
             exchange = self._open_exchange(min(self.waiting, self._maximum))
             try:
@@ -368,15 +425,15 @@ class Batcher(Generic[K, R]):
             slots = self._take()
             if not slots:
                 exchange.lost("not wanted any more")
-            elif self._has_waiting(lane) or (ahead is not None and not ahead.begun):
-                ahead = batch = self._board(slots, exchange)
-                batch.task = self._spawn(self._carry(batch))
+            elif self._has_waiting(lane) or not self._ahead_has_begun:
+                self._ahead = batch = self._board(slots, exchange)
+                batch.withdraw = self._spawn(self._carry(batch)).cancel
             else:
                 # The last one needs no task of its own, unless it would overtake the one ahead of it; newcomers get
                 # another flusher meanwhile.
-                del self._flushers[lane]
+                own = self._flushers.pop(lane)
                 batch = self._board(slots, exchange)
-                batch.task = asyncio.current_task()
+                batch.withdraw = own.cancel
                 await self._carry(batch)
                 return
         del self._flushers[lane]
@@ -393,16 +450,16 @@ class Batcher(Generic[K, R]):
                 slots.append(lane.popitem(last=False)[1])
         return slots
 
-    def _board(self, slots: list[_Slot[K, R]], exchange: Exchange) -> _Batch[K, R]:
+    def _board(self, slots: list[_Slot[K, R]], exchange: Exchange) -> Batch[K, R]:
         exchange.orders = len(slots)
-        batch = _Batch(slots, exchange)
+        batch = Batch(self, slots, exchange)
         self._batches.add(batch)
         for slot in slots:
             slot.batch = batch
             self._under_way[slot.key] = slot
         return batch
 
-    async def _carry(self, batch: _Batch[K, R]) -> None:
+    async def _carry(self, batch: Batch[K, R]) -> None:
         """Send one batch and deliver what it brings: whatever happens, every ticket is delivered to or divided."""
         exchange = batch.exchange
         batch.begun = True
@@ -411,30 +468,33 @@ class Batcher(Generic[K, R]):
         except Divide:
             self._divide(batch)
         except GatewayError as failure:
-            self._land(batch, {}, failure)
+            self.land(batch, {}, failure)
         except BaseException:
-            self._land(batch, {}, _failure(exchange, "ended early"))
+            self.land(batch, {}, _failure(exchange, "ended early"))
             raise
         else:
-            self._land(batch, results, None)
+            self.land(batch, results, None)
 
-    def _land(
-        self, batch: _Batch[K, R], results: Mapping[K, R], failure: GatewayError | None
+    def land(
+        self, batch: Batch[K, R], results: Mapping[K, R], failure: GatewayError | None
     ) -> None:
         """The only place where a request under way ends. A second landing changes nothing."""
         if batch not in self._batches:
             return
         self._batches.discard(batch)
+        batch.begun = True  # or it never will
         if batch.exchange.ended_at is None:
             batch.exchange.lost("ended early" if failure is None else str(failure))
+        batch.withdraw = None
         for slot in batch.slots:
             self._release(slot)
             slot.deliver(batch.exchange, results.get(slot.key), failure)
+            slot.batch = None  # no cycle is left behind for the garbage collector
 
-    def _divide(self, batch: _Batch[K, R]) -> None:
+    def _divide(self, batch: Batch[K, R]) -> None:
         """Let those who are still wanted wait again, in two halves. One key alone cannot be divided: it fails."""
         if len(batch.slots) == 1:
-            self._land(batch, {}, _failure(batch.exchange, "refused as a whole"))
+            self.land(batch, {}, _failure(batch.exchange, "refused as a whole"))
             return
         self._batches.discard(batch)
         for slot in batch.slots:

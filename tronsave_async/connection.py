@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from aiohappyeyeballs import start_connection
 from websockets.client import ClientProtocol
@@ -154,19 +154,21 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket stands: ask for the upgrade."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=HIGH_WATER)
+        # uvloop's transports do all that an asyncio.Transport does, and are none.
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
         self._core.send_request(self._core.connect())
         self.write()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: a part of the upgrade, or of messages."""
-        self._heard_at = self._loop.time()
-        self._pinged = False
         core = self._core
         core.receive_data(data)
-        for event in core.events_received():
+        events = core.events_received()
+        if events:  # the bytes of a frame that never ends are no sign of life: they swallow all that follows
+            self._heard_at = self._loop.time()
+            self._pinged = False
+        for event in events:
             if isinstance(event, Frame):
                 self._frame(event)
             elif core.state is OPEN:  # and was not closed in the same breath

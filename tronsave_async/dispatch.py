@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 import anyio
 
 from tronsave_async.arguments import timeout_seconds
-from tronsave_async.coalescing import Batcher, Delivery, Mailbox, Ticket
+from tronsave_async.coalescing import Batch, Batcher, Delivery, Mailbox, Ticket
+from tronsave_async.deadlines import Deadlines
 from tronsave_async.errors import (
     ConnectFailed,
     GatewayClosed,
@@ -51,7 +52,16 @@ from tronsave_async.many import CancelMany
 from tronsave_async.orders import OrderRef, OrderSnapshot
 from tronsave_async.outcomes import CancelOutcome, Wire
 from tronsave_async.retry import Reach, Repeatable, RetryPolicy, RetryQuota, may_repeat
-from tronsave_async.settlement import REMEMBERED, Case, Doubts, Meaning, Step, Verdict
+from tronsave_async.settlement import (
+    REMEMBERED,
+    Case,
+    Doubts,
+    Meaning,
+    Name,
+    Step,
+    Verdict,
+    canceled_at_once,
+)
 from tronsave_async.tasks import clock, start
 from tronsave_async.telemetry import OutcomeReached, Penalized, Retried, TelemetryHook, emitter
 
@@ -156,11 +166,14 @@ class Dispatcher:
         self._calls: set[Exchange] = set()
         """The requests of the vendor's own calls."""
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._time: Callable[[], float] = clock
+        """Monotonic seconds of the loop that it serves."""
         self._batchers: list[Batcher[Any, Any]] = []
         self._cancels: Batcher[Any, Verdict] | None = None
         self._key: Callable[[OrderRef], Any] | None = None
         self._opening: Callable[[OrderRef], Opening] = lambda order: _AT_ONCE
         self._read_back: ReadBack | None = None
+        self._deadlines = Deadlines()
 
     # -- what a gateway plugs in ----------------------------------------------------------------------------------
 
@@ -171,8 +184,11 @@ class Dispatcher:
         maximum: int,
         send: Callable[[Sequence[K], Exchange], Awaitable[Mapping[K, R]]],
         join_departed: bool,
+        post: Callable[[K, Batch[K, R]], Callable[[], object]] | None = None,
+        may_post: Callable[[], bool] | None = None,
     ) -> Batcher[K, R]:
-        """A waiting room for one of the vendor's calls."""
+        """A waiting room for one of the vendor's calls. ``post`` sends a request without a task where nothing has to be
+        waited for, neither a permit nor, as ``may_post`` says, anything else."""
         batcher: Batcher[K, R] = Batcher(
             maximum=maximum,
             open_exchange=partial(self.open_exchange, endpoint),
@@ -181,6 +197,8 @@ class Dispatcher:
             spawn=self.spawn,
             clock=clock,
             join_departed=join_departed,
+            admit_at_once=partial(self.admit_at_once, endpoint, may_post),
+            post=post,
         )
         self._batchers.append(batcher)
         return batcher
@@ -198,15 +216,17 @@ class Dispatcher:
         self._key = key
         self._read_back = read_back
 
-    def resolve(self, order: OrderRef, verdict: Verdict, exchange: Exchange) -> None:
-        """What a cancel request said about the order, heard or not by those who asked: it may end a doubt, and then
+    def resolve(self, name: Name, verdict: Verdict, exchange: Exchange) -> None:
+        """What a cancel request said about an order, heard or not by those who asked: it may end a doubt, and then
         another request for it need not wait for its permit any more."""
-        renamed = self._renamed.get(order.name)
+        renamed = self._renamed.get(name)
         if renamed is not None and (exchange.departed_at is None or exchange.departed_at < renamed):
             return  # it was sent when the name was another order's
-        if self._doubts.resolve(order.name, verdict):
+        if self._doubts.resolve(name, verdict):
             assert self._cancels is not None, "it was asked for"
             assert self._key is not None, "set together with the batcher"
+            order_id, client_id = name
+            order = OrderRef(id=order_id, client_id=client_id)
             self._cancels.call_off(self._key(order), exchange, verdict)
 
     def forget(self, order: OrderRef) -> None:
@@ -225,6 +245,12 @@ class Dispatcher:
         if (quota := self._meters[endpoint].quota) is not None:
             quota.refused(datetime.now(UTC))
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that it serves."""
+        assert self._loop is not None, "every call begins with `check_open`"
+        return self._loop
+
     # -- one request ----------------------------------------------------------------------------------------------
 
     def open_exchange(self, endpoint: str, orders: int) -> Exchange:
@@ -235,7 +261,7 @@ class Dispatcher:
             self.venue,
             endpoint,
             orders=orders,
-            clock=clock,
+            clock=self._time,
             emit=self._emit,
         )
 
@@ -256,6 +282,30 @@ class Dispatcher:
             meter.quota.count(now)
             exchange.granted(permit, partial(meter.quota.give_back, now))
 
+    def admit_at_once(
+        self, endpoint: str, may_post: Callable[[], bool] | None, lane: Lane
+    ) -> Exchange | None:
+        """Start a request about one order with its permit, or None where it has to wait, or must not be sent."""
+        if may_post is not None and not may_post():
+            return None
+        scope, _, quota = self._meters[endpoint]
+        limiter = self._limiter if self._declared else self._shared()
+        assert limiter is not None, "found when its scopes are declared"
+        permit = limiter.try_acquire(scope)
+        if permit is None:
+            return None
+        unused = None
+        if quota is not None:
+            now = datetime.now(UTC)
+            if not quota.admit(now):
+                permit.give_back()
+                return None
+            unused = partial(quota.give_back, now)
+        exchange = self.open_exchange(endpoint, 1)
+        exchange.lane = lane
+        exchange.granted(permit, unused)
+        return exchange
+
     async def carry(self, exchange: Exchange, sending: Awaitable[P]) -> P:
         """Send one admitted request, once; "too many requests" closes the scope for all its users.
 
@@ -269,19 +319,27 @@ class Dispatcher:
         try:
             reply = await sending
         except BaseException as error:
-            if isinstance(error, ConnectFailed):
-                exchange.never_left()
-            if exchange.ended_at is None:
-                exchange.lost(_short(error))
+            self.not_carried(exchange, error)
             raise
+        self.carried(exchange, reply)
+        return reply
+
+    def carried(self, exchange: Exchange, reply: Reply) -> None:
+        """The request has its reply."""
         if exchange.ended_at is None:
             exchange.answered(reply.status)
         self._heed(exchange.endpoint, reply)
-        return reply
+
+    def not_carried(self, exchange: Exchange, error: BaseException) -> None:
+        """The request has no reply."""
+        if isinstance(error, ConnectFailed):
+            exchange.never_left()
+        if exchange.ended_at is None:
+            exchange.lost(_short(error))
 
     async def fetch(self, batcher: Batcher[K, R], key: K, lane: Lane) -> Delivery[R]:
         """Want ``key`` from ``batcher``. Canceling the call takes only this interest away."""
-        mailbox: Mailbox[R] = Mailbox()
+        mailbox: Mailbox[R] = Mailbox(self.loop)
         ticket = batcher.join(key, lane, mailbox)
         try:
             return await mailbox.wait()
@@ -314,7 +372,7 @@ class Dispatcher:
         self, batcher: Batcher[str, R], keys: Sequence[str], found: dict[str, R]
     ) -> tuple[list[str], Delivery[R] | None]:
         """Ask once for all ``keys``; put what is told into ``found``, and return what failed."""
-        mailboxes = {key: Mailbox[R]() for key in keys}
+        mailboxes = {key: Mailbox[R](self.loop) for key in keys}
         tickets = {key: batcher.join(key, Lane.READ, box) for key, box in mailboxes.items()}
         failed: list[str] = []
         last: Delivery[R] | None = None
@@ -406,18 +464,55 @@ class Dispatcher:
         """Cancel one order; see `OrderGateway.cancel`."""
         timeout = timeout_seconds(timeout)
         self.check_open()
-        case = self.open_case(order)
-        bound = asyncio.timeout(timeout)
+        opening = self._opening(order)
+        if opening is not _AT_ONCE:
+            case = self.open_case(order)
+            deadline = None if timeout is None else clock() + timeout
+            await self._settle_until(deadline, case, self.begin(case, opening, deadline))
+            return self._conclude(case)
+        mailbox: Mailbox[Verdict] = Mailbox(self.loop)
+        ticket = self.join(order, mailbox)
+        started = ticket.joined_at
+        if timeout is not None:
+            self._deadlines.enter(mailbox, timeout, started)
+        try:
+            await mailbox.future
+        except asyncio.CancelledError:
+            self.leave(self.open_case(order, started), ticket, mailbox.delivery)
+            raise
+        finally:
+            if timeout is not None:
+                self._deadlines.leave(mailbox, timeout)
+        delivery = mailbox.delivery
+        if delivery is not None:
+            outcome = self.success(order, delivery, started)
+            if outcome is not None:
+                return outcome
+        case = self.open_case(order, started)
+        if delivery is None:
+            self.leave(case, ticket, None)
+            case.give_up("out of time", clock())
+        elif (step := self.digest(case, delivery, started)) is not Step.DONE:
+            deadline = None if timeout is None else started + timeout
+            await self._settle_until(deadline, case, self.settle(case, step))
+        return self._conclude(case)
+
+    def _conclude(self, case: Case) -> CancelOutcome:
+        if case.error is not None:
+            raise copy(case.error) from case.error.__cause__
+        return self.report(case)
+
+    async def _settle_until(
+        self, deadline: float | None, case: Case, settling: Coroutine[Any, Any, None]
+    ) -> None:
+        bound = asyncio.timeout_at(deadline)
         try:
             async with bound:
-                await self.begin(case, self._opening(order), bound.when())
+                await settling
         except TimeoutError:
             if not bound.expired():
                 raise
             case.give_up("out of time", clock())
-        if case.error is not None:
-            raise copy(case.error) from case.error.__cause__
-        return self.report(case)
 
     async def cancel_many(
         self,
@@ -429,7 +524,7 @@ class Dispatcher:
         """Cancel many orders; see `OrderGateway.cancel_many`. ``unusable`` says why an order cannot be sent."""
         timeout = timeout_seconds(timeout)
         self.check_open()
-        many = CancelMany(self, [self.open_case(order) for order in orders], on_outcome)
+        many = CancelMany(self, orders, on_outcome)
         bound = asyncio.timeout(timeout)
         try:
             async with bound:
@@ -441,12 +536,12 @@ class Dispatcher:
             await many.withdraw("out of time" if bound.expired() else "the call was canceled")
         return many.outcomes()
 
-    def open_case(self, order: OrderRef) -> Case:
+    def open_case(self, order: OrderRef, started: float | None = None) -> Case:
         """Start the cancel of one order."""
         return Case(
             order,
             self.venue,
-            started=clock(),
+            started=clock() if started is None else started,
             attempts=self._retry.attempts,
             doubts=self._doubts,
             read_first=self._read_first,
@@ -476,13 +571,27 @@ class Dispatcher:
                 return
             step = await (self._send_cancel(case) if step.sends else self._look_back(case))
 
-    def want(
-        self, case: Case, deliver: Callable[[Delivery[Verdict]], None]
+    def join(
+        self, order: OrderRef, deliver: Callable[[Delivery[Verdict]], None]
     ) -> Ticket[Any, Verdict]:
-        """Want a case's order with the next cancel request."""
+        """Want an order with the next cancel request."""
         assert self._cancels is not None, "set by the gateway"
         assert self._key is not None, "set by the gateway"
-        return self._cancels.join(self._key(case.order), Lane.CANCEL, deliver)
+        return self._cancels.join(self._key(order), Lane.CANCEL, deliver)
+
+    def success(
+        self, order: OrderRef, delivery: Delivery[Verdict], started: float
+    ) -> CancelOutcome | None:
+        """The outcome, told to whoever listens, if the first request canceled the order; else a case is opened."""
+        verdict = delivery.value
+        if verdict is None or verdict.meaning is not Meaning.CANCELED or not delivery.is_first:
+            return None
+        self._doubts.dispel(order)
+        outcome = canceled_at_once(order, self.venue, verdict, self._time() - started)
+        if self._emit is not None:
+            exchange = delivery.exchange
+            self._tell_outcome(outcome, exchange.queue_time(started), exchange.wire_time, 0.0)
+        return outcome
 
     def digest(self, case: Case, delivery: Delivery[Verdict], joined_at: float) -> Step:
         """Tell a case what its cancel request brought."""
@@ -509,14 +618,7 @@ class Dispatcher:
         """The outcome, told to whoever listens."""
         assert case.outcome is not None, "settled or given up before"
         if self._emit is not None:
-            event = OutcomeReached(
-                venue=self.venue,
-                outcome=case.outcome,
-                queue=case.queue_time,
-                wire=case.wire_time,
-                read_back=case.read_back_time,
-            )
-            self._emit(event)
+            self._tell_outcome(case.outcome, case.queue_time, case.wire_time, case.read_back_time)
         return case.outcome
 
     # -- lifetime -------------------------------------------------------------------------------------------------
@@ -533,6 +635,7 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
+            self._time = loop.time
         elif self._loop is not loop:
             raise UsageError(f"this {self.venue} gateway serves another event loop: open a new one")
 
@@ -559,6 +662,7 @@ class Dispatcher:
             admission.reschedule(now)
 
     async def _close(self) -> None:
+        self._deadlines.close()
         with anyio.move_on_after(5):
             if tasks := set(self._tasks):
                 for task in tasks:
@@ -643,8 +747,8 @@ class Dispatcher:
         self.check_open()
 
     async def _send_cancel(self, case: Case) -> Step:
-        mailbox: Mailbox[Verdict] = Mailbox()
-        ticket = self.want(case, mailbox)
+        mailbox: Mailbox[Verdict] = Mailbox(self.loop)
+        ticket = self.join(case.order, mailbox)
         try:
             delivery = await mailbox.wait()
         except asyncio.CancelledError:
@@ -756,6 +860,16 @@ class Dispatcher:
                 self._limiter.declare(scope, limit)
             self._declared = True
         return self._limiter
+
+    def _tell_outcome(
+        self, outcome: CancelOutcome, queue: float, wire: float, read_back: float
+    ) -> None:
+        assert self._emit is not None, "checked before, so that nothing is built in vain"
+        self._emit(
+            OutcomeReached(
+                venue=self.venue, outcome=outcome, queue=queue, wire=wire, read_back=read_back
+            )
+        )
 
     def _tell_retry(self, what: str, attempt: int, delay: float, reason: str) -> None:
         assert self._emit is not None, "checked before, so that nothing is built in vain"

@@ -41,6 +41,7 @@ class Exchange:
         "_emit",
         "_permit",
         "_revoked",
+        "_spread",
         "_unused",
         "departed_at",
         "departed_time",
@@ -51,7 +52,6 @@ class Exchange:
         "orders",
         "queued_at",
         "quota_admitted",
-        "spread",
         "venue",
         "was_answered",
     )
@@ -78,8 +78,7 @@ class Exchange:
         """The same moment on the wall clock, or on the vendor's where that is known, in seconds since the epoch."""
         self.ended_at: float | None = None
         self.was_answered = False
-        self.spread: Final = random.random()
-        """The random part of the back-off, shared by all who shared the request: they come back together."""
+        self._spread: float | None = None
         self.quota_admitted: bool | None = None
         """Whether the quota let its sharers repeat it: asked once, however many they are."""
         self._clock: Final = clock
@@ -89,6 +88,13 @@ class Exchange:
         self._revoked = False
         if emit is not None:
             emit(Queued(venue=venue, request=number, endpoint=endpoint, orders=orders))
+
+    @property
+    def spread(self) -> float:
+        """The random part of the back-off, shared by all who shared the request: they come back together."""
+        if self._spread is None:
+            self._spread = random.random()
+        return self._spread
 
     @property
     def reached(self) -> Wire:
@@ -128,6 +134,7 @@ class Exchange:
         now = self._clock()
         if seen and self._permit is not None:
             self._permit.spend()
+            self._permit = None
         self.departed_at = now
         self.departed_time = time.time()
         if (emit := self._emit) is not None:
@@ -159,7 +166,7 @@ class Exchange:
     def answered(self, status: int) -> None:
         """The whole reply is here."""
         self.was_answered = True
-        wire = self._end()
+        self._end()
         if (emit := self._emit) is not None:
             emit(
                 Answered(
@@ -168,13 +175,13 @@ class Exchange:
                     endpoint=self.endpoint,
                     orders=self.orders,
                     status=status,
-                    wire=wire,
+                    wire=self.wire_time,
                 )
             )
 
     def lost(self, reason: str) -> None:
         """It ended without a usable reply, or will never leave."""
-        wire = self._end()
+        self._end()
         if (emit := self._emit) is not None:
             emit(
                 Lost(
@@ -184,7 +191,7 @@ class Exchange:
                     orders=self.orders,
                     reason=reason,
                     reached=self.reached,
-                    wire=wire,
+                    wire=self.wire_time,
                 )
             )
 
@@ -200,7 +207,7 @@ class Exchange:
         end = self.departed_at if self.departed_at is not None else self.ended_at
         return max(0.0, (end if end is not None else self._clock()) - since)
 
-    def _end(self) -> float:
+    def _end(self) -> None:
         assert self.ended_at is None, "an exchange ends once"
         self.ended_at = self._clock()
         if self._unused is not None and self.departed_at is None:
@@ -209,4 +216,3 @@ class Exchange:
             if self.departed_at is not None:
                 self._permit.spend()
             self._permit.give_back()
-        return self.wire_time

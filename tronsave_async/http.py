@@ -24,7 +24,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from tronsave_async.arguments import within
+from tronsave_async.arguments import tls_context, within
 from tronsave_async.blot import Blot
 from tronsave_async.credentials import Secret
 from tronsave_async.errors import (
@@ -109,13 +109,20 @@ ends the attempt before anything is sent."""
 
 
 class _Departure:
-    """Calls back once."""
+    """Calls back once, and knows the connection that the request left on."""
 
-    __slots__ = ("_departing", "happened")
+    __slots__ = ("_departing", "happened", "transport")
 
     def __init__(self, departing: Departing) -> None:
         self._departing = departing
         self.happened = False
+        self.transport: asyncio.Transport | None = None
+
+    def break_off(self) -> None:
+        """The attempt failed: end its connection at once. To close it in good order would take another 30 seconds under
+        TLS where the peer has fallen silent, and could still send what waits to be written."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def happen(self, seen: bool) -> Mapping[str, str]:
         if self.happened:
@@ -139,11 +146,13 @@ class _Connector(aiohttp.TCPConnector):
         while connection.protocol is not None and connection.protocol.should_close:
             connection.close()
             connection = await super().connect(req, traces, timeout)
+        departure = _departure.get()
         try:
-            req.headers.update(_departure.get().happen(seen=True))
+            req.headers.update(departure.happen(seen=True))
         except BaseException:
             connection.release()
             raise
+        departure.transport = connection.transport
         return connection
 
 
@@ -179,7 +188,8 @@ class HttpTransport:
         discreet: queries hold secrets: errors are raised without aiohttp's as their cause, whose frames know the URL.
 
     Raises:
-        UsageError: the base URL is not an HTTP URL, or ``ssl`` was given with a session of the caller's own.
+        UsageError: the base URL is not an HTTP URL, or ``ssl`` is no TLS context, or was given with a session of the
+            caller's own.
     """
 
     def __init__(
@@ -209,7 +219,7 @@ class HttpTransport:
         self._session = session
         self._closed = False
         self._proxy, self._proxy_headers = _checked_proxy(proxy)
-        self._ssl = ssl
+        self._ssl = tls_context(ssl)
         self._timeout = within("request_timeout", timeout)
         self._connect_timeout = within("connect_timeout", connect_timeout)
         self._max_body = max_body
@@ -256,7 +266,9 @@ class HttpTransport:
         token = _departure.set(departure)
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._exchange(session, endpoint, method, path, body, query, signed)
+                reply = await self._exchange(session, endpoint, method, path, body, query, signed)
+                departure.transport = None  # it goes on to serve others
+                return reply
         except GatewayError:
             raise
         except _Broken as broken:
@@ -270,6 +282,7 @@ class HttpTransport:
             raise self._mapped(endpoint, error, departure.happened) from self._shown(error)
         finally:
             _departure.reset(token)
+            departure.break_off()
 
     async def aclose(self) -> None:
         """Close the session, unless it is the caller's own. Nothing is sent afterwards."""
@@ -334,8 +347,15 @@ class HttpTransport:
         return ConnectionLost(self._venue, endpoint, reason, wire=Wire.MAYBE_SENT)
 
     def _shown(self, cause: BaseException) -> BaseException | None:
-        """The frames of a cause hold the URL."""
-        return None if self._discreet else cause
+        """Without frames: those of the event loop hold the bytes that it wrote. And discreetly without a cause: its
+        attributes know the URL."""
+        if self._discreet:
+            return None
+        each: BaseException | None = cause
+        while each is not None:
+            each.__traceback__ = None
+            each = each.__cause__ or each.__context__
+        return cause
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._closed or (self._session is not None and self._session.closed):
@@ -370,6 +390,8 @@ def _reason(error: BaseException) -> str:
     name = type(error).__name__
     os_error = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     detail = os_error.strerror if isinstance(os_error, OSError) else None
+    if os_error is not error and not detail:
+        detail = type(os_error).__name__
     return f"{name}: {detail}" if detail else name
 
 

@@ -128,10 +128,11 @@ class Window:
     limit was made stricter meanwhile. The log is sorted, because a moment is written when a request leaves.
     """
 
-    __slots__ = ("_log", "closed_until", "in_hand", "in_window", "limit")
+    __slots__ = ("_log", "_span", "closed_until", "in_hand", "in_window", "limit")
 
     def __init__(self, limit: RateLimit) -> None:
         self.limit = limit
+        self._span = limit.span
         self.in_hand = 0
         self.in_window = 0
         self.closed_until = -math.inf
@@ -147,8 +148,22 @@ class Window:
         for at, spent in self._log:
             short -= spent
             if short <= 0:
-                return max(at + self.limit.span, self.closed_until)
+                return max(at + self._span, self.closed_until)
         return math.inf
+
+    def take_if_free(self, now: float, weight: int) -> bool:
+        """Grant a permit if `free_at` says "at once"."""
+        if self._log and self._log[0][0] + self._span <= now:
+            self._forget(now)
+        if self.in_hand + self.in_window + weight > self.limit.requests or now < self.closed_until:
+            return False
+        self.in_hand += weight
+        return True
+
+    def go_by(self, limit: RateLimit) -> None:
+        """Keep another limit from now on; what counts already counts on."""
+        self.limit = limit
+        self._span = limit.span
 
     def take(self, weight: int) -> None:
         """A permit was granted."""
@@ -179,7 +194,7 @@ class Window:
         return heir
 
     def _forget(self, now: float) -> None:
-        log, span = self._log, self.limit.span
+        log, span = self._log, self._span
         while log and log[0][0] + span <= now:
             self.in_window -= log.popleft()[1]
 
@@ -267,9 +282,10 @@ class _Queue:
     def try_grant(self, now: float, weight: int) -> Permit | None:
         """A permit at once, if nobody waits and the window has room."""
         cancels, reads, creates = self._lanes
-        if cancels or reads or creates or self.window.free_at(now, weight) > now:
+        if cancels or reads or creates or not self.window.take_if_free(now, weight):
             return None
-        return self._grant(weight)
+        self.granted += 1
+        return Permit(self, weight)
 
     def join(self, lane: Lane, waiter: _Waiter) -> None:
         self._lanes[lane][waiter] = None
@@ -312,12 +328,15 @@ class _Queue:
                 return
             del self._lanes[lane][waiter]
             self._count_run(lane)
-            waiter.permit = self._grant(waiter.weight)
+            self.window.take(waiter.weight)
+            self.granted += 1
+            waiter.permit = Permit(self, waiter.weight)
             waiter.future.set_result(None)
 
     def spend(self, weight: int) -> None:
         self.window.spend(self._limiter.now(), weight)
-        if any(self._lanes):
+        cancels, reads, creates = self._lanes
+        if cancels or reads or creates:
             self.serve()
 
     def give_back(self, weight: int) -> None:
@@ -327,7 +346,7 @@ class _Queue:
 
     def tighten(self, limit: RateLimit) -> None:
         """Go by a slower limit, and so do those who wait."""
-        self.window.limit = limit
+        self.window.go_by(limit)
         if any(self._lanes) and not self._limiter.is_stranded:
             self.serve()
 
@@ -348,11 +367,6 @@ class _Queue:
             waiting=MappingProxyType({lane: len(self._lanes[lane]) for lane in Lane}),
             closed_for=max(0.0, self.window.closed_until - now),
         )
-
-    def _grant(self, weight: int) -> Permit:
-        self.window.take(weight)
-        self.granted += 1
-        return Permit(self, weight)
 
     def _count_run(self, lane: Lane) -> None:
         _, reads, creates = self._lanes
@@ -407,13 +421,26 @@ class RateLimiter:
 
         Canceling a call that waits is safe: it leaves the queue, or hands on the permit it was just granted.
         """
-        self._bind()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._bind(loop)
         queue = self._queue(scope)
         if not 1 <= weight <= queue.window.limit.requests:
             raise _bad_weight(weight, queue.window.limit)
-        if (permit := queue.try_grant(self.now(), weight)) is not None:
+        if (permit := queue.try_grant(loop.time(), weight)) is not None:
             return permit
         return await self._wait(queue, weight, lane)
+
+    def try_acquire(self, scope: Scope) -> Permit | None:
+        """The right to send one request, if nobody has to be waited for; else None. It takes weight 1.
+
+        Raises:
+            UsageError: the scope was not declared, or the limiter serves another running event loop.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._bind(loop)
+        return self._queue(scope).try_grant(loop.time(), 1)
 
     def penalize(self, scope: Scope, seconds: float) -> None:
         """Close a scope for all its users: the vendor said "too many". A shorter penalty never ends a longer one.
@@ -422,12 +449,12 @@ class RateLimiter:
             UsageError: the scope was not declared, or ``seconds`` is negative or not finite.
         """
         within("a penalty", seconds, inclusive=True)
-        self._bind()
+        self._bind(asyncio.get_running_loop())
         self._queue(scope).window.close_until(self.now() + seconds)
 
     def statistics(self) -> Mapping[Scope, ScopeStatistics]:
         """A snapshot of every scope. Call it on the limiter's event loop."""
-        self._bind()
+        self._bind(asyncio.get_running_loop())
         now = self.now()
         return {scope: queue.statistics(now) for scope, queue in self._queues.items()}
 
@@ -470,8 +497,7 @@ class RateLimiter:
         except KeyError:
             raise UsageError(f"scope {tuple(scope)} was not declared to this limiter") from None
 
-    def _bind(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop is self._loop:
             return
         if not self.is_stranded:

@@ -12,7 +12,7 @@ from tronsave_async.settlement import Step
 from tronsave_async.tasks import clock, guarded, start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from tronsave_async.coalescing import Delivery, Ticket
     from tronsave_async.dispatch import Dispatcher, Opening
@@ -24,20 +24,24 @@ __all__ = ["CancelMany"]
 
 
 class CancelMany:
-    """The cases of one ``cancel_many``: a task for a case only where the first request did not settle it."""
+    """The orders of one ``cancel_many``: a case for an order only where its first request did not simply cancel it, and
+    a task only where it did not settle it."""
 
     def __init__(
         self,
         dispatcher: Dispatcher,
-        cases: list[Case],
+        orders: Sequence[OrderRef],
         on_outcome: Callable[[CancelOutcome], object] | None,
     ) -> None:
         self._dispatcher = dispatcher
-        self._cases = cases
+        self._orders = orders
+        self._started = clock()
+        self._outcomes: list[CancelOutcome | None] = [None] * len(orders)
+        self._cases: dict[int, Case] = {}
         self._on_outcome = on_outcome
         self._tickets: dict[int, Ticket[str, Verdict]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._left = len(cases)
+        self._left = len(orders)
         self._reason = "its task was canceled"
         """Why a case ends that is not settled yet."""
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -49,27 +53,24 @@ class CancelMany:
         deadline: float | None,
     ) -> None:
         """Until every case has its end."""
-        for index, case in enumerate(self._cases):
-            if (reason := unusable(case.order)) is not None:
-                case.give_up(reason, clock())
-                self._finish(index)
+        for index, order in enumerate(self._orders):
+            if (reason := unusable(order)) is not None:
+                self._give_up(index, reason)
                 continue
-            begins = opening(case.order)
+            begins = opening(order)
             if begins.step is Step.SEND and begins.not_before is None:
-                self._tickets[index] = self._dispatcher.want(case, partial(self._deliver, index))
+                deliver = partial(self._deliver, index)
+                self._tickets[index] = self._dispatcher.join(order, deliver)
             else:
-                self._start(index, self._dispatcher.begin(case, begins, deadline))
+                self._start(index, self._dispatcher.begin(self._case(index), begins, deadline))
         if self._left:
             await self._done
 
     async def withdraw(self, reason: str) -> None:
         """Leave whatever is not ended, because of ``reason``. Every case has its outcome afterwards."""
         self._reason = reason
-        for index, ticket in list(self._tickets.items()):
-            del self._tickets[index]
-            self._dispatcher.leave(self._cases[index], ticket, None)
-            self._cases[index].give_up(reason, clock())
-            self._finish(index)
+        for index in list(self._tickets):
+            self._leave(index, reason)
         tasks = set(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -82,28 +83,52 @@ class CancelMany:
         Raises:
             GatewayError: the account's error, if it is all that happened: no order was reached.
         """
-        errors = [case for case in self._cases if case.error is not None]
-        if errors and all(case.error or isinstance(case.outcome, NotSent) for case in self._cases):
-            assert errors[0].error is not None, "just selected"
-            raise copy(errors[0].error) from errors[0].error.__cause__
-        for case in errors:
-            self._tell(case)
-        return [case.outcome for case in self._cases if case.outcome is not None]
+        errors = [(index, case.error) for index, case in self._cases.items() if case.error]
+        rejected = {index for index, _ in errors}
+        if errors and all(
+            index in rejected or isinstance(outcome, NotSent)
+            for index, outcome in enumerate(self._outcomes)
+        ):
+            first = errors[0][1]
+            raise copy(first) from first.__cause__
+        for index, _ in errors:
+            self._conclude(index)
+        return [outcome for outcome in self._outcomes if outcome is not None]
+
+    def _case(self, index: int) -> Case:
+        case = self._cases.get(index)
+        if case is None:
+            case = self._dispatcher.open_case(self._orders[index], self._started)
+            self._cases[index] = case
+        return case
 
     def _deliver(self, index: int, delivery: Delivery[Verdict]) -> None:
-        case, ticket = self._cases[index], self._tickets.pop(index)
+        ticket = self._tickets.pop(index)
+        outcome = self._dispatcher.success(self._orders[index], delivery, self._started)
+        if outcome is not None:
+            self._tell(index, outcome)
+            self._count_one()
+            return
+        case = self._case(index)
         try:
             step = self._dispatcher.digest(case, delivery, ticket.joined_at)
         except Exception:
             # A fault of ours must not leave the caller waiting: the case ends with what was proved.
             case.left_queue(delivery.reached, tried=True)
-            case.give_up("an internal error", clock())
-            self._finish(index)
+            self._give_up(index, "an internal error")
             raise
         if step is Step.DONE:
             self._finish(index)
         else:
             self._start(index, self._dispatcher.settle(case, step))
+
+    def _leave(self, index: int, reason: str) -> None:
+        self._dispatcher.leave(self._case(index), self._tickets.pop(index), None)
+        self._give_up(index, reason)
+
+    def _give_up(self, index: int, reason: str) -> None:
+        self._case(index).give_up(reason, clock())
+        self._finish(index)
 
     def _start(self, index: int, settling: Coroutine[Any, Any, None]) -> None:
         """Not one of the gateway's background tasks: closing the gateway ends a case, and does not cancel it."""
@@ -113,30 +138,31 @@ class CancelMany:
     def _recovered(self, index: int, task: asyncio.Task[None]) -> None:
         """However the task of a case ended: the case has its outcome."""
         del self._tasks[index]
-        self._cases[index].give_up(self._reason, clock())
-        self._finish(index)
+        self._give_up(index, self._reason)
 
     def _finish(self, index: int) -> None:
-        """The only place where a case is counted as ended."""
-        case = self._cases[index]
-        self._left -= 1
-        if case.error is not None:
+        """A case has ended."""
+        if self._cases[index].error is not None:
             self._spare_the_rest()
         else:
-            self._tell(case)
+            self._conclude(index)
+        self._count_one()
+
+    def _count_one(self) -> None:
+        """The only place where an order is counted as ended."""
+        self._left -= 1
         if not self._left and not self._done.done():
             self._done.set_result(None)
 
     def _spare_the_rest(self) -> None:
         """The account is rejected: what has not been sent stays unsent."""
-        waiting = [index for index, ticket in self._tickets.items() if not ticket.taken]
-        for index in waiting:
-            case = self._cases[index]
-            self._dispatcher.leave(case, self._tickets.pop(index), None)
-            case.give_up("not sent: the account was rejected", clock())
-            self._finish(index)
+        for index in [index for index, ticket in self._tickets.items() if not ticket.taken]:
+            self._leave(index, "not sent: the account was rejected")
 
-    def _tell(self, case: Case) -> None:
-        outcome = self._dispatcher.report(case)
+    def _conclude(self, index: int) -> None:
+        self._tell(index, self._dispatcher.report(self._cases[index]))
+
+    def _tell(self, index: int, outcome: CancelOutcome) -> None:
+        self._outcomes[index] = outcome
         if self._on_outcome is not None:
             guarded(self._on_outcome, outcome, "on_outcome")

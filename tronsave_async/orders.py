@@ -94,6 +94,7 @@ class BearerRef(OrderRef, frozen=True, kw_only=True, omit_defaults=True):
             return NotImplemented
         return (*self.name, self.created_at) == (*other.name, other.created_at)
 
+    __ne__ = object.__ne__  # the opposite of __eq__: a Struct's own compares the types
     __hash__ = OrderRef.__hash__
 
 

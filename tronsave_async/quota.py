@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -27,6 +27,9 @@ class DailyQuota:
     def __init__(self, requests: int) -> None:
         self._requests = whole_number("daily_quota", requests, least=1)
         self._day: datetime | None = None
+        """The latest day on which a request was counted: its midnight."""
+        self._today = self._tomorrow = datetime.min.replace(tzinfo=UTC)
+        """The day of the latest question."""
         self._used = 0
         self._refused_until: datetime | None = None
 
@@ -41,31 +44,44 @@ class DailyQuota:
 
     def count(self, now: datetime) -> None:
         """A request may leave at ``now`` (aware, UTC)."""
-        day = _midnight(now)
+        day = self._midnight(now)
         if day != self._day:
             self._day, self._used = day, 0
         self._used += 1
 
     def give_back(self, counted_at: datetime) -> None:
         """The request that was counted then did not leave."""
-        if _midnight(counted_at) == self._day:
+        if self._midnight(counted_at) == self._day:
             self._used -= 1
 
     def refused(self, now: datetime) -> None:
         """The vendor says at ``now`` that the quota is used up."""
         before = self._refused_until
-        if before is not None and before <= now < before + PATIENCE:
+        if before is None or now >= before + PATIENCE:
+            self._refused_until = self._midnight(now) + timedelta(days=1)
+        elif now >= before:
             self._refused_until = now + PATIENCE
-        elif before is None or before < now:
-            self._refused_until = _midnight(now) + timedelta(days=1)
 
     def closed_until(self, now: datetime) -> datetime | None:
         """Until when nothing should be sent, or None."""
-        day = _midnight(now)
+        day = self._midnight(now)
         if self._used >= self._requests and day == self._day:
             return day + timedelta(days=1)
         until = self._refused_until
         return until if until is not None and now < until else None
+
+    def admit(self, now: datetime) -> bool:
+        """Count a request that may leave at ``now``; False, and nothing is counted, where nothing should be sent."""
+        if self.closed_until(now) is not None:
+            return False
+        self.count(now)
+        return True
+
+    def _midnight(self, now: datetime) -> datetime:
+        if not self._today <= now < self._tomorrow:
+            self._today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+            self._tomorrow = self._today + timedelta(days=1)
+        return self._today
 
 
 _shared: WeakValueDictionary[str, DailyQuota] = WeakValueDictionary()
@@ -84,7 +100,3 @@ def shared_quota(account: str, requests: int) -> DailyQuota:
     else:
         quota.tighten(requests)
     return quota
-
-
-def _midnight(now: datetime) -> datetime:
-    return now.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 import math
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import msgspec
 
@@ -108,7 +107,7 @@ class RetryQuota:
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
         self._tokens = policy.quota
-        self._at = -math.inf
+        self._at = math.inf  # no time passes before the first repeat
 
     @property
     def tokens(self) -> float:
@@ -117,7 +116,7 @@ class RetryQuota:
 
     def admit(self, now: float) -> bool:
         """Take the token for one repeat at monotonic time ``now``; False if there is none."""
-        passed = max(0.0, now - self._at) if self._at > -math.inf else 0.0
+        passed = max(0.0, now - self._at)
         self._at = now
         self._tokens = min(self._policy.quota, self._tokens + passed * self._policy.quota_refill)
         if self._tokens < 1.0:
@@ -127,8 +126,7 @@ class RetryQuota:
 
     def answered(self) -> None:
         """A request was answered: the vendor is there."""
-        if self._tokens < self._policy.quota:
-            self._tokens = min(self._policy.quota, self._tokens + 1.0)
+        self._tokens = min(self._policy.quota, self._tokens + 1.0)
 
 
 def parse_retry_after(value: str | None, now: datetime) -> float | None:
@@ -152,9 +150,11 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
 
 
 def _seconds_until(text: str, now: datetime) -> float | None:
+    from email.utils import parsedate_to_datetime  # on use: dates are rare, and the import is slow
+
     try:
         when = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
+    except (ValueError, OverflowError):
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)

@@ -780,6 +780,8 @@ class _ClientConnections(web.Server):
         task = asyncio.current_task()
         # aiohttp hands over what it has read even after the connection is gone.
         if self._closed or connection is None or task is None:
+            if request.transport is not None:  # it was accepted in the moment of the close
+                request.transport.abort()
             return _nothing()
         self._serving.add(task)
         try:

@@ -322,7 +322,7 @@ class LoopbackSockets:
             return web.Response(status=refusal, headers={"Connection": "close"})
         if refusal is Reply.DROP:
             cut_connection(transport)
-        elif refusal is None:
+        elif refusal is None and not transport.is_closing():
             self._open(request, transport)
         await gone.wait()
         return web.Response()

@@ -56,7 +56,16 @@ if TYPE_CHECKING:
 
     from tronsave_async.exchange import Exchange
 
-__all__ = ["MEANINGS", "Case", "Doubts", "Meaning", "Step", "Verdict"]
+__all__ = [
+    "MEANINGS",
+    "Case",
+    "Doubts",
+    "Meaning",
+    "Name",
+    "Step",
+    "Verdict",
+    "canceled_at_once",
+]
 
 
 Name = tuple[str | None, str | None]
@@ -193,11 +202,28 @@ class Doubts:
 
     def dispel(self, order: OrderRef) -> None:
         """``order`` is proved dead, or the name is given to a new one."""
-        self._orders.pop(order.name, None)
+        if self._orders:
+            self._orders.pop(order.name, None)
 
     def hold(self, order: OrderRef) -> bool:
         """Whether ``order`` is in doubt."""
         return bool(self._orders) and order.name in self._orders
+
+
+def canceled_at_once(order: OrderRef, venue: str, verdict: Verdict, elapsed: float) -> Canceled:
+    """The outcome of a cancel whose first request was answered with its success: what a `Case` would say."""
+    return Canceled(
+        order=order,
+        venue=venue,
+        attempts=1,
+        elapsed=elapsed,
+        wire=Wire.ANSWERED,
+        evidence=Evidence.REPLY,
+        code=verdict.code,
+        message=verdict.message,
+        executed=verdict.executed,
+        remaining=verdict.remaining,
+    )
 
 
 class Case:

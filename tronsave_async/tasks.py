@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import get_running_loop
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ T = TypeVar("T")
 
 def clock() -> float:
     """Monotonic seconds of the running event loop."""
-    return asyncio.get_running_loop().time()
+    return get_running_loop().time()
 
 
 def guarded(callback: Callable[[T], object], argument: T, name: str) -> None:

@@ -16,6 +16,7 @@ The protocol itself is websockets' sans-I/O core under an `asyncio.Protocol`, wr
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import random
 import secrets
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from websockets.exceptions import InvalidStatus, InvalidURI
 from websockets.uri import parse_uri
 
-from tronsave_async.arguments import whole_number, within
+from tronsave_async.arguments import tls_context, whole_number, within
 from tronsave_async.connection import HIGH_WATER, Connection, dial
 from tronsave_async.correlation import Match, Pending
 from tronsave_async.errors import (
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
     from tronsave_async.retry import RetryPolicy
 
-__all__ = ["Departing", "Read", "WebSocketTransport"]
+__all__ = ["Ask", "Departing", "Read", "WebSocketTransport"]
 
 R = TypeVar("R")
 
@@ -66,35 +67,81 @@ BITE: Final = 64
 """Requests that are written at once, at most."""
 
 
-class _Ask(Generic[R]):
-    """One request and who waits for its reply."""
+class Ask(abc.ABC, Generic[R]):
+    """One request: what it says, and who is told how it ends. Each of them is told once, and nothing of it may raise,
+    but `departing`."""
 
-    __slots__ = ("departing", "endpoint", "future", "key", "late", "since")
+    __slots__ = ("endpoint", "key", "since")
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.key: str | None = None
+        """Its id, once it left."""
+        self.since = 0.0
+        """When it was asked, and then when it left: monotonic seconds."""
+
+    @abc.abstractmethod
+    def departing(self, key: str) -> bytes:
+        """Make the message, in the moment in which a connection stands and takes it. What it raises ends the attempt
+        before anything is sent."""
+
+    @abc.abstractmethod
+    def done(self) -> bool:
+        """Nobody waits any more."""
+
+    @abc.abstractmethod
+    def set_result(self, reply: R) -> None:
+        """The reply is here."""
+
+    @abc.abstractmethod
+    def set_exception(self, error: Exception) -> None:
+        """There is none."""
+
+    @abc.abstractmethod
+    def late(self, reply: R) -> None:
+        """The reply came after its end."""
+
+    def fail(self, error: Exception) -> None:
+        """End it without a reply, unless it ended before."""
+        if not self.done():
+            self.set_exception(error)
+
+
+class _Awaited(Ask[R]):
+    """A request that a call waits for."""
+
+    __slots__ = ("_departing", "future", "hear_late")
 
     def __init__(
         self,
         endpoint: str,
         departing: Departing,
-        late: Callable[[R], object] | None,
+        hear_late: Callable[[R], object] | None,
         future: asyncio.Future[R],
-        since: float,
     ) -> None:
-        self.endpoint = endpoint
-        self.departing = departing
-        self.late = late
+        super().__init__(endpoint)
+        self._departing = departing
+        self.hear_late = hear_late
         self.future = future
-        self.since = since
-        """When it was asked, and then when it left: monotonic seconds."""
-        self.key: str | None = None
-        """Its id, once it left."""
 
-    def fail(self, error: Exception) -> None:
-        if self.future.done():
-            return
+    def departing(self, key: str) -> bytes:
+        return self._departing(key)
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def set_result(self, reply: R) -> None:
+        self.future.set_result(reply)
+
+    def set_exception(self, error: Exception) -> None:
         if isinstance(error, StopIteration):  # no future takes it
             cause, error = error, RuntimeError("StopIteration")
             error.__cause__ = cause
         self.future.set_exception(error)
+
+    def late(self, reply: R) -> None:
+        if self.hear_late is not None:
+            guarded(self.hear_late, reply, "a late reply's reader")
 
 
 class WebSocketTransport(Generic[R]):
@@ -113,7 +160,7 @@ class WebSocketTransport(Generic[R]):
         emit: takes the telemetry events, or None where nobody listens.
 
     Raises:
-        UsageError: the URL is not a WebSocket URL, or a number is out of its range.
+        UsageError: the URL is not a WebSocket URL, ``ssl`` is no TLS context, or a number is out of its range.
     """
 
     def __init__(
@@ -134,14 +181,14 @@ class WebSocketTransport(Generic[R]):
         self._uri = _checked_uri(url)
         self._read = read
         self._retry = retry
-        self._ssl = ssl
+        self._ssl = tls_context(ssl)
         self._timeout = within("request_timeout", timeout)
         self._connect_timeout = within("connect_timeout", connect_timeout)
         self._quiet = within("quiet", quiet)
         self._max_in_flight = whole_number("max_in_flight", max_in_flight, least=1)
         self._emit = emit
-        self._outbox: OrderedDict[_Ask[R], None] = OrderedDict()
-        self._pending: Pending[_Ask[R]] = Pending()
+        self._outbox: OrderedDict[Ask[R], None] = OrderedDict()
+        self._pending: Pending[Ask[R]] = Pending()
         self._prefix = secrets.token_hex(4)
         self._asked = 0
         self._connection: Connection | None = None
@@ -153,7 +200,10 @@ class WebSocketTransport(Generic[R]):
         """Somebody waits for a connection; None until the first."""
         self._supervisor: asyncio.Task[None] | None = None
         self._flushing = False
+        self._loop: asyncio.AbstractEventLoop
+        """The one that it serves; set on first use."""
         self._sweeper: asyncio.TimerHandle | None = None
+        self._sweep_due = 0.0
         self._strays: Counter[str] = Counter()
         self._connections = 0
         self._closed = False
@@ -197,17 +247,39 @@ class WebSocketTransport(Generic[R]):
 
         Canceling the call disturbs no other; the request may have arrived if ``departing`` was called.
         """
-        loop = self._start()
-        ask: _Ask[R] = _Ask(endpoint, departing, late, loop.create_future(), loop.time())
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        ask = _Awaited(endpoint, departing, late, future)
+        self.post(ask)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.leave(ask)
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._too_late(ask, future.result())  # it came in the tick in which the caller goes
+            raise
+
+    def post(self, ask: Ask[R]) -> None:
+        """Send one request, once, and tell it how it ends; see `request`.
+
+        Raises:
+            GatewayClosed: the transport is closed.
+        """
+        if self._connection is None:  # else all of it has been started
+            self._start()
+        loop = self._loop
+        ask.since = loop.time()
         self._outbox[ask] = None
         if self._sweeper is None:
-            self._sweeper = loop.call_later(self._timeout, self._sweep)
-        self._flush_soon()
-        try:
-            return await ask.future
-        except asyncio.CancelledError:
-            self._leave(ask)
-            raise
+            self._sweep_at(ask.since + self._timeout)
+        if not self._flushing:
+            self._flush_soon()
+
+    def leave(self, ask: Ask[R]) -> None:
+        """Nobody waits for a request any more: it is not sent if it has not left, and a reply counts as late."""
+        if ask.key is None:
+            self._outbox.pop(ask, None)
+        elif self._pending.abandon(ask.key) is not None:
+            self._flush_soon()  # there is room for another
 
     async def warm_up(self) -> None:
         """Open the connection ahead of its first use; return when it stands.
@@ -218,7 +290,8 @@ class WebSocketTransport(Generic[R]):
 
         Canceling the call leaves the attempts going on.
         """
-        loop = self._start()
+        self._start()
+        loop = self._loop
         if self._connection is None:
             stands: asyncio.Future[None] = loop.create_future()
             self._expectant.add(stands)
@@ -265,7 +338,7 @@ class WebSocketTransport(Generic[R]):
         connection = self._connection
         if connection is None:
             return
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         while self._outbox and connection.takes_more:
             room = min(BITE, self._max_in_flight - len(self._pending), len(self._outbox))
             if room <= 0:
@@ -289,10 +362,10 @@ class WebSocketTransport(Generic[R]):
         match, ask = self._pending.match(key)
         if ask is None:
             self.stray(match.value)
-        elif match is Match.LATE or ask.future.done():  # its caller is gone, or goes in this tick
+        elif match is Match.LATE or ask.done():  # its caller is gone, or goes in this tick
             self._too_late(ask, reply)
         else:
-            ask.future.set_result(reply)
+            ask.set_result(reply)
         if self._outbox:
             self._flush_soon()
         return match is Match.AWAITED
@@ -308,7 +381,10 @@ class WebSocketTransport(Generic[R]):
         if self._connection is not connection:
             return
         self._connection = None
-        asks = self._pending.abandon_all()
+        if self._outbox and self._wanted is not None:
+            self._wanted.set()
+        # The end of some has been told before: their gateway closes.
+        asks = [ask for ask in self._pending.abandon_all() if not ask.done()]
         if self._emit is not None:
             self._emit(Disconnected(venue=self._venue, reason=reason, pending=len(asks)))
         for ask in asks:
@@ -317,24 +393,24 @@ class WebSocketTransport(Generic[R]):
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
-    def _start(self) -> asyncio.AbstractEventLoop:
+    def _start(self) -> None:
         if self._closed:
             raise GatewayClosed(self._venue)
+        self._loop = asyncio.get_running_loop()
         if self._wanted is None:
             self._wanted = asyncio.Event()
         self._wanted.set()
         if self._supervisor is None or self._supervisor.done():
             self._supervisor = start(self._supervise(self._wanted))
-        return asyncio.get_running_loop()
 
     def _flush_soon(self) -> None:
         if not self._flushing and self._connection is not None:
             self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop.call_soon(self._flush)
 
-    def _depart(self, ask: _Ask[R], connection: Connection, now: float) -> int:
+    def _depart(self, ask: Ask[R], connection: Connection, now: float) -> int:
         """Make one request's message; return its length."""
-        if ask.future.done():  # its caller goes in this tick
+        if ask.done():  # its caller goes in this tick
             return 0
         self._asked += 1
         key = ask.key = f"{self._prefix}-{self._asked}"
@@ -350,26 +426,18 @@ class WebSocketTransport(Generic[R]):
         connection.say(message)
         return len(message)
 
-    def _leave(self, ask: _Ask[R]) -> None:
-        """The caller goes; a reply of the same tick counts as late."""
-        if ask.key is None:
-            self._outbox.pop(ask, None)
-        elif self._pending.abandon(ask.key) is not None:
-            self._flush_soon()  # there is room for another
-        else:
-            future = ask.future
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self._too_late(ask, future.result())
-
-    def _too_late(self, ask: _Ask[R], reply: R) -> None:
+    def _too_late(self, ask: Ask[R], reply: R) -> None:
         self.stray(Match.LATE.value)
-        if ask.late is not None:
-            guarded(ask.late, reply, "a late reply's reader")
+        ask.late(reply)
+
+    def _sweep_at(self, due: float) -> None:
+        self._sweep_due = due
+        self._sweeper = self._loop.call_at(due, self._sweep)
 
     def _sweep(self) -> None:
         """One timer for all requests: those that left, and those that wait, are each in the order of their time."""
-        loop = asyncio.get_running_loop()
-        now, timeout = loop.time(), self._timeout
+        # Event loops may be early by the resolution of their clock: to go by that alone would be to ask them again.
+        now, timeout = max(self._loop.time(), self._sweep_due), self._timeout
         while (oldest := self._pending.oldest) is not None and oldest[1].since + timeout <= now:
             key, ask = oldest
             self._pending.abandon(key)
@@ -386,10 +454,10 @@ class WebSocketTransport(Generic[R]):
         ]
         self._sweeper = None
         if heads:
-            self._sweeper = loop.call_at(min(heads) + timeout, self._sweep)
+            self._sweep_at(min(heads) + timeout)
         self._flush_soon()
 
-    def _time_out(self, ask: _Ask[R], wire: Wire) -> None:
+    def _time_out(self, ask: Ask[R], wire: Wire) -> None:
         ask.fail(RequestTimeout(self._venue, ask.endpoint, "timed out", wire=wire))
 
     def _fail_waiting(self, error: Callable[[str], GatewayError]) -> None:

@@ -115,6 +115,9 @@ class VendorClock:
             self._now_ms = now
         if not self._sweep_ms - _REMEMBERED_MS <= self._now_ms < self._sweep_ms:
             self._sweep(self._now_ms)
+        if (self._now_ms, text) not in self._next:  # by far the most
+            self._next[self._now_ms, text] = self._now_ms + 1
+            return self._now_ms
         taken = [self._now_ms]
         while free := self._next.get((taken[-1], text)):
             taken.append(free)

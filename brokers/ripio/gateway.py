@@ -16,7 +16,7 @@ from urllib.parse import quote
 from tronsave_async.adapter import Adapter
 from tronsave_async.arguments import several_texts, timeout_seconds, whole_number
 from tronsave_async.blot import Blot
-from tronsave_async.coalescing import Delivery
+from tronsave_async.coalescing import Batch, Delivery
 from tronsave_async.credentials import Secret
 from tronsave_async.dispatch import Dispatcher, Meter
 from tronsave_async.errors import (
@@ -30,6 +30,7 @@ from tronsave_async.http import HttpReply, HttpTransport
 from tronsave_async.limiter import Lane, RateLimit, RateLimiter, Scope
 from tronsave_async.orders import OrderRef, OrderSnapshot
 from tronsave_async.outcomes import Wire
+from tronsave_async.posting import Posted
 from tronsave_async.quota import shared_quota
 from tronsave_async.retry import Repeatable, RetryPolicy
 from tronsave_async.settlement import Meaning
@@ -80,7 +81,8 @@ class RipioGateway(Adapter):
     newer generation does not tell a canceled order from a filled one when it refuses to cancel: the gateway reads the
     order back, and where REST does not answer, the outcome is ``AlreadyClosed(CLOSED)``. Orders are named by ``id``, or
     by the ``external_id`` chosen at creation: ``OrderRef(client_id=...)``; use one of the two for an order, since doubt
-    about it is remembered by the name. Amounts are in the pair's base currency. The socket takes no HTTP proxy.
+    about it is remembered by the name. Amounts are in the pair's base currency. The socket takes no HTTP proxy, and
+    none is taken from the environment.
 
     Args:
         api_token, secret: the API credentials (page: authentication).
@@ -93,7 +95,8 @@ class RipioGateway(Adapter):
         telemetry: who listens.
         session: an aiohttp session of your own for REST; it is not closed, and brings its own TLS context. Its requests
             are signed before their connection stands.
-        ssl: a TLS context in place of the verifying default.
+        ssl: a TLS context in place of the verifying default, for the socket and, without a session of your own, for
+            REST; for an authority of your own, ``ssl.create_default_context(cafile=...)``.
         request_timeout: seconds for one request. The vendor takes up to 10.
         connect_timeout: seconds for a connection to stand.
 
@@ -164,7 +167,12 @@ class RipioGateway(Adapter):
         )
         super().__init__(dispatcher)
         cancels = self._dispatch.batcher(
-            "cancel", maximum=1, send=self._send_cancel, join_departed=True
+            "cancel",
+            maximum=1,
+            send=self._send_cancel,
+            join_departed=True,
+            post=self._post_cancel,
+            may_post=self._may_sign,
         )
         self._records = self._dispatch.batcher(
             "order", maximum=1, send=self._fetch_record, join_departed=False
@@ -468,24 +476,26 @@ class RipioGateway(Adapter):
         self, names: Sequence[Name], exchange: Exchange
     ) -> Mapping[Name, Verdict]:
         name = names[0]
-        order_id, external_id = name
-        business = business_json(
-            {"id": order_id} if order_id is not None else {"external_id": external_id}
-        )
-        reply = await self._ask(exchange, business, partial(self._hear_late, name, exchange))
-        said = verdict.cancel_verdict(reply, order_id, external_id)
+        reply = await self._ask(exchange, _naming(name), partial(self.hear_late, name, exchange))
+        return {name: self.cancel_verdict(name, exchange, reply)}
+
+    def _post_cancel(self, name: Name, batch: Batch[Name, Verdict]) -> Callable[[], object]:
+        """The same without a task: the reply is read in the step in which it comes."""
+        cancel = _Cancel(self, self._dispatch, name, batch)
+        self._socket.post(cancel)
+        return partial(self._socket.leave, cancel)
+
+    def cancel_verdict(self, name: Name, exchange: Exchange, reply: wire.Frame) -> Verdict:
+        """What the reply to a cancel says; whoever is in doubt about the order is told."""
+        said = verdict.cancel_verdict(reply, *name)
         if said.meaning is Meaning.STALE:
             self._renew_clock(exchange)
-        self._tell_the_doubtful(name, exchange, said)
-        return {name: said}
+        self._dispatch.resolve(name, said, exchange)
+        return said
 
-    def _hear_late(self, name: Name, exchange: Exchange, reply: wire.Frame) -> None:
-        self._tell_the_doubtful(name, exchange, verdict.cancel_verdict(reply, *name))
-
-    def _tell_the_doubtful(self, name: Name, exchange: Exchange, said: Verdict) -> None:
-        order_id, external_id = name
-        order = OrderRef(id=order_id, client_id=external_id)
-        self._dispatch.resolve(order, said, exchange)
+    def hear_late(self, name: Name, exchange: Exchange, reply: wire.Frame) -> None:
+        """The reply to a cancel came after its end."""
+        self._dispatch.resolve(name, verdict.cancel_verdict(reply, *name), exchange)
 
     async def _read_back(self, order: OrderRef, lane: Lane) -> Delivery[OrderSnapshot]:
         record = await self._dispatch.fetch(self._records, _name(order), lane)
@@ -565,18 +575,25 @@ class RipioGateway(Adapter):
         method = config.METHODS[exchange.endpoint]
         await self._clock_is_right()
 
-        def departing(request_id: str) -> bytes:
-            exchange.depart()
-            stamp = self._timestamp(business)
-            exchange.signed_at(stamp / 1000)
-            return self._signer.frame(request_id, method, business, stamp)
-
+        departing = partial(self.departing, exchange, method, business)
         sending = self._socket.request(exchange.endpoint, departing, late)
         reply = await self._dispatch.carry(exchange, sending)
-        self._hear(exchange, reply.timestamp)
-        if verdict.is_daily(reply.status, reply.message):
-            self._dispatch.exhausted(exchange.endpoint)
+        self.note(exchange, reply)
         return reply
+
+    def departing(self, exchange: Exchange, method: str, business: bytes, request_id: str) -> bytes:
+        """A request leaves: sign it."""
+        exchange.depart()
+        stamp = self._timestamp(business)
+        exchange.signed_at(stamp / 1000)
+        return self._signer.frame(request_id, method, business, stamp)
+
+    def note(self, exchange: Exchange, reply: wire.Frame) -> None:
+        """What any reply over the socket tells besides: the vendor's time, and that the day's quota is used up."""
+        if reply.timestamp is not None:
+            self._hear(exchange, reply.timestamp)
+        if reply.error is not None and verdict.is_daily(reply.status, reply.error.message):
+            self._dispatch.exhausted(exchange.endpoint)
 
     async def _get(
         self, exchange: Exchange, path: str, query: Mapping[str, str] | None = None
@@ -693,6 +710,10 @@ class RipioGateway(Adapter):
         self._renewal_began = clock()
         self._renewal = self._dispatch.spawn(self._ask_for_time(rejected=True))
 
+    def _may_sign(self) -> bool:
+        """No estimate of the vendor's clock has to be waited for."""
+        return self._renewal is None
+
     async def _clock_is_right(self) -> None:
         """Wait for the estimate that is under way, if there is one; it must not hold up what the old one may do."""
         left = self._renewal_began + config.CLOCK_PATIENCE - clock()
@@ -732,8 +753,41 @@ class RipioGateway(Adapter):
         return moment
 
 
+class _Cancel(Posted[wire.Frame, "Verdict"]):
+    """A cancel that is sent without a task."""
+
+    __slots__ = ("_gateway", "_name")
+
+    def __init__(
+        self, gateway: RipioGateway, dispatcher: Dispatcher, name: Name, batch: Batch[Name, Verdict]
+    ) -> None:
+        super().__init__(dispatcher, batch)
+        self._gateway = gateway
+        self._name = name
+
+    def departing(self, key: str) -> bytes:
+        """Sign it."""
+        business = _naming(self._name)
+        return self._gateway.departing(self.exchange, "order.cancel", business, key)
+
+    def read(self, reply: wire.Frame) -> Verdict:
+        """What the vendor says."""
+        self._gateway.note(self.exchange, reply)
+        return self._gateway.cancel_verdict(self._name, self.exchange, reply)
+
+    def late(self, reply: wire.Frame) -> None:
+        """What it says to those in doubt."""
+        self._gateway.hear_late(self._name, self.exchange, reply)
+
+
 def _name(order: OrderRef) -> Name:
     return order.name
+
+
+def _naming(name: Name) -> bytes:
+    """The parameters of a cancel."""
+    order_id, external_id = name
+    return business_json({"id": order_id} if order_id is not None else {"external_id": external_id})
 
 
 def _unsigned(exchange: Exchange, seen: bool) -> Mapping[str, str]:

@@ -12,7 +12,8 @@ here:
 - "Not found" takes the vendor's code and words that do not contradict it. So does "already closed".
 - A code whose meaning depends on the message means nothing where the message is missing or unknown: the order is read
   back. So does every code that no page lists, with a status that refuses a request.
-- A reply that contradicts itself (an error in a success, a result in an error, a status that belongs to another code),
+- A reply that contradicts itself (an error in a success, a result in an error, a status that belongs to another code,
+  an object that names a field twice),
   a failure of the vendor (5xx), and a status that no page lists: the request may or may not have been processed.
 - Over REST, only a JSON body with a code or a message is the vendor's; a gateway's page on a 401, 403 or 404 is not.
 - Order ids are compared as they are; two UUIDs also if they differ only in the case of their letters, since the
@@ -24,6 +25,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from tronsave_async.duplicates import has_unique_names
 from tronsave_async.errors import (
     AuthenticationRejected,
     BadReply,
@@ -196,8 +198,10 @@ def clock_rejected(error: GatewayError) -> bool:
 
 def is_daily(status: int, message: str | None) -> bool:
     """Whether a reply says that the day's quota is used up, not only the second's."""
+    if status != 429:
+        return False
     text = _plain(message)
-    return status == 429 and (text == "limit exceeded" or "daily" in text)
+    return text == "limit exceeded" or "daily" in text
 
 
 # -- replies over the socket ---------------------------------------------------------------------------------------
@@ -279,11 +283,12 @@ def read_rest_reply(
         VendorError: the reply is an error.
         BadReply: the reply does not fit.
     """
-    words = read_words(body)
+    is_plain = has_unique_names(body)
+    words = read_words(body) if is_plain else Words()
     error = read_error(endpoint, status, words if words.say_something else None, retry_after)
     if error is not None:
         raise error
-    if (reply := read(body)) is None:
+    if not is_plain or (reply := read(body)) is None:
         raise _bad_reply(endpoint, "the reply is not Ripio's", status)
     return reply
 

@@ -20,6 +20,8 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from tronsave_async.duplicates import has_unique_names
+
 __all__ = [
     "Frame",
     "Order",
@@ -216,7 +218,7 @@ class Frame(msgspec.Struct, frozen=True):
 
     Attributes:
         id: the request that is answered; not the order.
-        status: HTTP-like; 0 where it cannot be read.
+        status: HTTP-like; 0 where it cannot be read, or where the reply names a field twice: then nothing else is read.
         result: the order; None where there is no result, UNSET where there is one that is no order.
         error: what went wrong; without words where they cannot be read, and None only where there is no error at all.
         timestamp: the vendor's time in milliseconds since 1970, or None.
@@ -322,7 +324,26 @@ def _read(data: Data) -> Frame | Stray:
         usual = _decode_success(data)
     except _UNFIT:
         return _read_field_by_field(data)
+    if not _is_plain(data, usual.result):
+        return Frame(usual.id, 0)
     return Frame(usual.id, usual.status, usual.result, None, usual.timestamp)
+
+
+def _is_plain(data: Data, order: Order | None) -> bool:
+    """Whether no field comes twice. Where a success is as usual, a few counts show it of all that decides: each name is
+    there, as it was read, and there is none to spare."""
+    if order is None or not isinstance(data, bytes) or b"\\" in data:
+        return has_unique_names(data)
+    amounts = (order.executed_amount, order.remaining_amount, order.requested_amount or None)
+    is_usual = (
+        data.count(b'id"') == (2 if order.external_id is None else 3)
+        and data.count(b'"status"') == 2
+        and data.count(b'"result"') == 1
+        and data.count(b'_amount"') == 3
+        and None not in amounts
+        and order.status is not None
+    )
+    return is_usual or has_unique_names(data)
 
 
 def _read_field_by_field(data: Data) -> Frame | Stray:
@@ -339,6 +360,8 @@ def _read_field_by_field(data: Data) -> Frame | Stray:
         return Stray.NO_ID
     if fields.keys().isdisjoint(("status", "result", "error")):
         return Stray.NO_REPLY
+    if not has_unique_names(data):
+        return Frame(request_id, 0)
     status = _number(fields, "status") or 0
     return Frame(
         request_id,

@@ -65,9 +65,10 @@ class Sms4SatsGateway(Adapter):
         limiter: share budgets with others; by default all gateways of the event loop on this host do.
         retry: how often and how long to try again.
         telemetry: who listens.
-        session: an aiohttp session of your own; it is not closed.
-        proxy: an HTTP proxy, ``http://[user:password@]host:port``.
-        ssl: a TLS context in place of the verifying default.
+        session: an aiohttp session of your own; it is not closed, and brings its own TLS context.
+        proxy: an HTTP proxy, ``http://[user:password@]host:port``; none is taken from the environment.
+        ssl: a TLS context in place of the verifying default; for an authority of your own,
+            ``ssl.create_default_context(cafile=...)``.
         request_timeout: seconds for one request.
         connect_timeout: seconds for a connection to stand.
 

@@ -82,7 +82,7 @@ _BY_ADDRESS: Final = frozenset({301, 307, 308, 404, 405})
 that was carried out."""
 
 _OUTAGE: Final = re.compile(
-    r"unable to (save|store|update|write)|(fail|failed|could not|couldn't) to? ?(save|store|update|write)|backend"
+    r"unable to (save|store|update|write)|(fail|failed|could not|couldn't) (to )?(save|store|update|write)|backend"
     r"|internal|server error|upstream|gateway|connection|network|econn|time-?d? ?out|unavailable|try again|database"
     r"|exception|unexpected|something went wrong|unknown error|^(an )?error\W*$",
     re.IGNORECASE,
@@ -91,7 +91,7 @@ _OUTAGE: Final = re.compile(
 _PREPAID_REFUSED: Final = re.compile(
     r"(insufficient|not enough) (balance|funds)|(balance|funds)( is| are)? (too low|insufficient)"
     r"|(unsupported|unknown|invalid|missing|no such) (country|service)|(country|service) (is )?(required|not supported)"
-    r"|(missing|invalid|unknown|wrong|no) api[ -_]?key|api[ -_]?key (is )?(required|missing|invalid|unknown|needed)",
+    r"|(missing|invalid|unknown|wrong|no) api[ _-]?key|api[ _-]?key (is )?(required|missing|invalid|unknown|needed)",
     re.IGNORECASE,
 )
 """Reasons for which a prepaid order is certainly not created. Where money is spent, any other proves nothing."""
@@ -109,15 +109,15 @@ _ENDED: Final = re.compile(
 )
 """Whole clauses that say that an order ended, or that its money went back."""
 _CONDITION: Final = re.compile(
-    r"\b(if|when|unless|until|after|before|will|would|could|can|may|not|never|only|unable|please|try|retry|n't)\b",
+    r"\b(if|when|unless|until|after|before|will|would|could|can|may|not|never|only|unable|please|try|retry)\b|n['\u2019]t\b",
     re.IGNORECASE,
 )
 """Words that take an end back, or put it off."""
 _CLAUSES: Final = re.compile(r"[.,;!:]+")
-_KEY: Final = re.compile(r"\bapi[ -_]?key\b|\bunauthori[sz]ed\b", re.IGNORECASE)
+_KEY: Final = re.compile(r"\bapi[ _-]?key\b|\bunauthori[sz]ed\b", re.IGNORECASE)
 
 _KEY_REFUSED: Final = re.compile(
-    r"unauthori[sz]ed|((missing|invalid|unknown|wrong|no) )?api[ -_]?key"
+    r"unauthori[sz]ed|((missing|invalid|unknown|wrong|no) )?api[ _-]?key"
     r"( (is )?(required|missing|invalid|unknown|needed))?",
     re.IGNORECASE,
 )

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
+from tronsave_async.duplicates import has_unique_names
+
 __all__ = [
     "Country",
     "CreatedOrder",
@@ -215,11 +217,16 @@ def read_rows(body: bytes) -> list[Reply] | None:
             return None
         if not all(bytes(item).lstrip().startswith(b"{") for item in items):
             return None
-    return [row for item in items if (row := read_reply(bytes(item))) is not None]
+    return [row for item in items if (row := _reply(bytes(item))) is not None]
 
 
 def read_reply(body: bytes) -> Reply | None:
-    """Read a reply; None if it is not a JSON object."""
+    """Read a reply; None if it is not a JSON object, or an object in it names a field twice."""
+    reply = _reply(body)
+    return reply if reply is not None and has_unique_names(body) else None
+
+
+def _reply(body: bytes) -> Reply | None:
     try:
         return Reply(_decode_object(body))
     except _UNFIT:

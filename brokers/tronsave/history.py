@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from tronsave_async.arguments import whole_number
+from tronsave_async.duplicates import has_unique_names
 from tronsave_async.errors import BadReply, UsageError
 from tronsave_async.outcomes import Wire
 
@@ -78,13 +79,14 @@ def read_page(status: int, body: bytes, retry_after: float | None = None) -> His
     if (error := read_error("history", status, body, retry_after)) is not None:
         raise error
     try:
-        return _decode(body)
+        page: HistoryPage | None = _decode(body)
     except _UNFIT:
         rows = decode_items(body, "results", HistoryRow, strict=False)
-    if rows is None:
+        page = None if rows is None else HistoryPage(results=rows, total=_total(body))
+    if page is None or not has_unique_names(body):
         reason = "the reply is not TronSave's"
         raise BadReply(VENUE, "history", reason, wire=Wire.ANSWERED, status=status)
-    return HistoryPage(results=rows, total=_total(body))
+    return page
 
 
 def _total(body: bytes) -> int | None:

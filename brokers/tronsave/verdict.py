@@ -7,7 +7,8 @@ developers/errors-and-rate-limits. What they leave open is read the cautious way
 - ``fail_reason`` is undocumented free text: it is quoted, and never interpreted. The same goes for an error's text:
   only "Invalid orderId" says that there is no such order; after any other refusal the order is read back.
 - An order that the reply does not mention, mentions twice in different ways, or reports as successful together with a
-  reason to fail or in the middle of an error, may or may not have been canceled.
+  reason to fail or in the middle of an error, may or may not have been canceled. Nor does a reply prove anything in
+  which an object names a field twice.
 - No word for canceled or expired is documented. The words "canceled" (in both spellings) and "expired" are taken to
   mean what they say; any other word is not known, and the history decides.
 - A history row that is not matched and was given back money was canceled: by somebody, or by the vendor at its
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 import msgspec
 
 from tronsave_async.coalescing import Divide
+from tronsave_async.duplicates import has_unique_names
 from tronsave_async.errors import (
     AuthenticationRejected,
     BadReply,
@@ -163,10 +165,14 @@ def read_reply(
     if (error := read_error(endpoint, status, body, retry_after)) is not None:
         raise error
     try:
-        return msgspec.json.decode(body, type=reply_type, strict=False)
+        reply = msgspec.json.decode(body, type=reply_type, strict=False)
     except _UNFIT as unfit:
         reason = "the reply is not TronSave's"
         raise BadReply(VENUE, endpoint, reason, wire=Wire.ANSWERED, status=status) from unfit
+    if not has_unique_names(body):
+        reason = "the reply names a field twice"
+        raise BadReply(VENUE, endpoint, reason, wire=Wire.ANSWERED, status=status)
+    return reply
 
 
 def cancel_verdicts(
@@ -231,7 +237,8 @@ def snapshot_of_word(order: OrderRef, word: str | None) -> OrderSnapshot:
 def snapshot_of_row(order: OrderRef, row: HistoryRow) -> OrderSnapshot:
     """What the history says about an order; amounts in units of resource."""
     state = _state_of_row(row)
-    amount = None if row.amount is None else Decimal(row.amount)
+    # Less than nothing is nothing that an order can have.
+    amount = None if row.amount is None or row.amount < 0 else Decimal(row.amount)
     filled = state is OrderState.FILLED
     dead_unfilled = state in _DEAD_UNFILLED
     return OrderSnapshot(
@@ -295,16 +302,18 @@ def _text_of(reason: object) -> str | None:
 
 def _cancel_items(body: bytes) -> Sequence[CancelItem] | None:
     try:
-        return _decode_cancel(body).cancel_results
+        items: Sequence[CancelItem] | None = _decode_cancel(body).cancel_results
     except _UNFIT:
-        return decode_items(body, "cancel_results", CancelItem, strict=True)
+        items = decode_items(body, "cancel_results", CancelItem, strict=True)
+    return items if has_unique_names(body) else None
 
 
 def _track_items(body: bytes) -> Sequence[TrackItem] | None:
     try:
-        return _decode_track(body).results
+        items: Sequence[TrackItem] | None = _decode_track(body).results
     except _UNFIT:
-        return decode_items(body, "results", TrackItem, strict=True)
+        items = decode_items(body, "results", TrackItem, strict=True)
+    return items if has_unique_names(body) else None
 
 
 def _hidden_error(endpoint: str, status: int, body: bytes) -> BadReply | None:
@@ -351,7 +360,7 @@ def _words(body: bytes) -> _Words | None:
         error = _decode_error(body)
     except _UNFIT:
         return None
-    if error.message is None or error.error in (None, False):
+    if error.message is None or error.error in (None, False) or not has_unique_names(body):
         return None
     match = _TSAS.fullmatch(error.message.strip())
     if match is None:

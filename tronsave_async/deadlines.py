@@ -1,0 +1,72 @@
+"""One timer for the deadlines of any number of waits, where a timer for each would cost more than the wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import Protocol
+
+__all__ = ["Deadlines", "Wait"]
+
+
+class Wait(Protocol):
+    """What can run out of time."""
+
+    def expire(self) -> None:
+        """Its time is over. Nothing of it may raise."""
+
+
+class Deadlines:
+    """The deadlines of waits on one event loop.
+
+    Waits with the same timeout end in the order in which they began: for each timeout there is a queue, whose head has
+    the only timer. A timer that finds its head gone is set anew; so a wait that ends in time costs no timer at all.
+    """
+
+    __slots__ = ("_queues", "_timers")
+
+    def __init__(self) -> None:
+        self._queues: dict[float, OrderedDict[Wait, float]] = {}
+        self._timers: dict[float, asyncio.TimerHandle] = {}
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return sum(map(len, self._queues.values()))
+
+    def enter(self, wait: Wait, timeout: float, now: float) -> None:
+        """A wait begins at ``now`` (the loop's time) and may take ``timeout`` seconds."""
+        queue = self._queues.get(timeout)
+        if queue is None:
+            queue = self._queues[timeout] = OrderedDict()
+        queue[wait] = now + timeout
+        if timeout not in self._timers:
+            self._arm(timeout, now + timeout)
+
+    def leave(self, wait: Wait, timeout: float) -> None:
+        """It ended, in time or not."""
+        queue = self._queues.get(timeout)
+        if queue is not None:
+            queue.pop(wait, None)
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._queues.clear()
+
+    def _arm(self, timeout: float, when: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._timers[timeout] = loop.call_at(when, self._sweep, timeout)
+
+    def _sweep(self, timeout: float) -> None:
+        now = asyncio.get_running_loop().time()
+        queue = self._queues[timeout]
+        while queue:
+            wait, when = next(iter(queue.items()))
+            if when > now:
+                self._arm(timeout, when)
+                return
+            del queue[wait]
+            wait.expire()
+        del self._queues[timeout], self._timers[timeout]
