@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, settings
 
 from support import tally
 from support.canary import sightings
+from support.effort import either
 from support.interruptible import InterruptibleLoop
 from support.leaks import LoopErrors, leftover_sockets, leftover_tasks, open_sockets
 from support.virtual_time import VirtualTimeLoop
@@ -81,8 +82,11 @@ ONCE = frozenset(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what the runner leaves to one interpreter, and what none is spared."""
     for item in items:
-        if item.path.stem in ONCE or item.get_closest_marker("proof") is not None:
+        is_proof = item.get_closest_marker("proof") is not None
+        if item.path.stem in ONCE or is_proof:
             item.add_marker("once")
+        if is_proof and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(either(120, 3000)))
         if item.path.parent.name == "contract":
             item.add_marker("contract")
 

@@ -55,7 +55,8 @@ def measured(path: str) -> dict[str, Any]:
         report = Path(folder) / "report.json"
         command = [
             *(sys.executable, "-P", "-m", "pytest", MODULES[path], "-q", "--tb=short"),
-            *("-p", "no:cacheprovider", "--cov", "--cov-branch", f"--cov-report=json:{report}"),
+            *("-p", "no:cacheprovider", "--timeout=300"),
+            *("--cov", "--cov-branch", f"--cov-report=json:{report}"),
         ]
         environment = os.environ | {
             "CI": "1",  # Hypothesis draws the same examples in every run, and keeps none

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 
 from support import tally
 from support.effort import either
-from tronsave_async.coalescing import Batcher, Delivery, Divide, Mailbox, Ticket
+from tronsave_async.coalescing import Batch, Batcher, Delivery, Divide, Mailbox, Ticket
 from tronsave_async.errors import ConnectionLost, GatewayError, RequestFailed, UsageError
 from tronsave_async.exchange import Exchange, Revoked
 from tronsave_async.limiter import Lane
@@ -28,7 +28,7 @@ from tronsave_async.outcomes import Wire
 from tronsave_async.telemetry import Lost, Queued, Sent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from tronsave_async.telemetry import Event
 
@@ -1199,7 +1199,7 @@ JOIN = action(
 )
 ACTIONS = st.one_of(
     JOIN,
-    action("leave", ANY),
+    action("leave", ANY, st.booleans()),
     action("tick", st.integers(1, 4)),
     action("grant", ANY),
     action("connect", ANY),
@@ -1330,9 +1330,11 @@ class Crowd(RuleBasedStateMachine):
             self.carried[shared].add(caller)
         self.callers.append(caller)
 
-    def leave(self, which: int) -> None:
-        """A caller is canceled."""
-        if waiting := self.waiting():
+    def leave(self, which: int, boarded: bool) -> None:
+        """A caller is canceled, wherever it waits, or just before its request leaves."""
+        exchanges = [(caller, carrier(caller)) for caller in self.waiting()]
+        leaving = [c for c, its in exchanges if its is not None and its.departed_at is None]
+        if waiting := (leaving if boarded and leaving else self.waiting()):
             self._leave(waiting[which % len(waiting)])
 
     def _leave(self, caller: Caller) -> None:
@@ -1683,3 +1685,136 @@ async def test_nobody_shares_the_request_of_a_detached_key(room: Room) -> None:
     second.reply.set_result({"a": "new"})
     await turns()
     assert (early.value, late.value) == ("old", "new")
+
+
+# -- requests without a task -----------------------------------------------------------------------
+
+
+class PostRoom(Room):
+    """A room for batches of one, which are posted as long as permits are there."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop, maximum=1)
+        self.permits = 100
+        self.posted: list[Batch[str, str]] = []
+        self.withdrawn: list[str] = []
+        self.batcher = Batcher(
+            maximum=1,
+            open_exchange=self.open_exchange,
+            admit=self.admit,
+            send=self.send,
+            spawn=self.spawn,
+            clock=loop.time,
+            join_departed=True,
+            admit_at_once=self.admit_at_once,
+            post=self.post,
+        )
+
+    def admit_at_once(self, lane: Lane) -> Exchange | None:
+        if self.permits == 0:
+            return None
+        self.permits -= 1
+        exchange = self.open_exchange(1)
+        exchange.lane = lane
+        return exchange
+
+    def post(self, key: str, batch: Batch[str, str]) -> Callable[[], object]:
+        self.posted.append(batch)
+        return lambda: self.withdrawn.append(key)
+
+
+@pytest.fixture
+async def post_room() -> AsyncIterator[PostRoom]:
+    """Yield a room whose requests need no task; it must be left empty."""
+    room = PostRoom(asyncio.get_running_loop())
+    yield room
+    await turns()
+    room.assert_idle()
+    assert room.crashes == []
+
+
+async def test_a_posted_request_needs_no_task(post_room: PostRoom) -> None:
+    """It is sent in the step in which it is wanted, and delivered in the step in which its end is told."""
+    first, second = post_room.want("a", "b")
+    assert not post_room.tasks
+    one, other = post_room.posted
+    one.exchange.depart()
+    other.exchange.depart()
+    one.exchange.answered(200)
+    one.succeed("a!")
+    assert first.value == "a!"
+    assert first.delivery.is_first
+    other.exchange.lost("connection reset")
+    other.fail(LOST)
+    assert second.failure is LOST
+    one.succeed("again")
+    other.break_off()
+    assert len(first.deliveries) == len(second.deliveries) == 1
+    assert [event.orders for event in post_room.events if isinstance(event, Queued)] == [1, 1]
+
+
+async def test_a_fault_in_a_posted_request_is_its_failure(post_room: PostRoom) -> None:
+    """It may have arrived, and nobody waits for ever."""
+    (caller,) = post_room.want("a")
+    post_room.posted[0].exchange.depart()
+    post_room.posted[0].break_off()
+    assert isinstance(caller.failure, RequestFailed)
+    assert caller.failure.wire is Wire.MAYBE_SENT
+
+
+async def test_who_shares_a_posted_request(post_room: PostRoom) -> None:
+    """Whoever wants the same key, as long as somebody waits for it; the last one who goes withdraws it."""
+    first, second = post_room.want("a", "a")
+    assert len(post_room.posted) == 1
+    assert first.leave() is Wire.MAYBE_SENT
+    assert post_room.withdrawn == []
+    assert second.leave() is Wire.NOT_SENT
+    assert post_room.withdrawn == ["a"]
+    with pytest.raises(Revoked):
+        post_room.posted[0].exchange.depart()
+    (third,) = post_room.want("a")
+    post_room.posted[1].exchange.depart()
+    assert third.leave() is Wire.MAYBE_SENT
+    post_room.posted[1].exchange.answered(200)
+    post_room.posted[1].succeed("a!")
+    assert post_room.withdrawn == ["a"]
+
+
+async def test_what_has_to_wait_is_not_posted_and_not_overtaken(post_room: PostRoom) -> None:
+    """Without a permit there is a queue, and while there is one, nobody passes it by."""
+    post_room.permits = 0
+    (waits,) = post_room.want("a")
+    post_room.permits = 5
+    (behind,) = post_room.want("b")
+    await turns()
+    assert post_room.posted == []
+    for caller in (waits, behind):
+        request = await post_room.sent(departed=True)
+        request.reply.set_result(echo(request.keys))
+        await turns()
+        assert caller.value == f"{caller.key}!"
+    (after,) = post_room.want("c")
+    post_room.posted[0].succeed("c!")
+    assert after.value == "c!"
+
+
+async def test_a_closing_room_ends_posted_requests(post_room: PostRoom) -> None:
+    """What has not departed never will."""
+    left, gone = post_room.want("a", "b")
+    post_room.posted[0].exchange.depart()
+    post_room.batcher.close()
+    assert isinstance(left.failure, RequestFailed)
+    assert left.failure.wire is Wire.MAYBE_SENT
+    assert isinstance(gone.failure, RequestFailed)
+    assert gone.failure.wire is Wire.NOT_SENT
+    with pytest.raises(Revoked):
+        post_room.posted[1].exchange.depart()
+
+
+async def test_a_mailbox_may_wait_no_longer() -> None:
+    """Expired, it has no delivery; one that comes first counts, and expiring twice changes nothing."""
+    mailbox: Mailbox[str] = Mailbox(asyncio.get_running_loop())
+    mailbox.expire()
+    mailbox.expire()
+    assert mailbox.future.done()
+    assert mailbox.delivery is None

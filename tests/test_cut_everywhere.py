@@ -18,8 +18,8 @@ import pytest
 
 from contract.judge import lie
 from support import tally
-from support.cut_cases import WAYS, Act, between, cases, record, seen
-from support.cut_points import HANDSHAKE, Point, points
+from support.cut_cases import WAYS, Act, between, cases, record, seen, without_handshake
+from support.cut_points import Point, points
 from support.cut_scene import VENUES, Scene, opened
 from support.cut_trials import CREATE, Creation, Trial
 from support.cutter import Direction, How
@@ -62,8 +62,6 @@ async def test_every_byte(venue: str, secure: bool, act: Act) -> None:
     """No outcome lies, wherever its connection is cut: the first one, one that was kept, one that reads back."""
     async with opened(venue, secure=secure) as scene:
         found = await record(scene, act)
-        if act is Act.READ_BACK:  # whose connection begins like any other
-            found = [point for point in found if point.phase != HANDSHAKE]
         await try_each(scene, act, cases(act, found, 6 if act is Act.FIRST else 4))
 
 
@@ -80,7 +78,7 @@ async def test_every_byte_of_the_time(secure: bool) -> None:
 async def test_several_cancels(venue: str, secure: bool) -> None:
     """Nor for one of several orders, which may share the request, or the connection. Every fourth byte is tried."""
     async with opened(venue, secure=secure) as scene:
-        found = [p for p in await record(scene, Act.FIRST, number=3) if p.phase != HANDSHAKE]
+        found = without_handshake(await record(scene, Act.FIRST, number=3))
         await try_each(scene, Act.FIRST, cases(Act.FIRST, found[::4], 2), number=3)
 
 
@@ -129,7 +127,7 @@ async def test_creations(venue: str, secure: bool, named: bool) -> None:
             name = "bot-000000" if named else None
             assert await CREATE[venue](gateway, name, 30.0)
         found = seen(scene, scene.cutter.links[-1], dict.fromkeys(Direction, 0))
-        every = [point for point in points(found, found) if point.phase != HANDSHAKE]
+        every = without_handshake(points(found, found))
         scene.forget()
         for number, case in enumerate(cases(Act.FIRST, [*every[::4], every[-1]], 4), 1):
             creation = Creation(scene, case, f"bot-{number:06}" if named else None)

@@ -233,6 +233,8 @@ def test_sharers_come_back_together(clock: Clock) -> None:
     spreads = {opened(clock).spread for _ in range(20)}
     assert len(spreads) > 1
     assert all(0.0 <= spread < 1.0 for spread in spreads)
+    exchange = opened(clock)
+    assert exchange.spread == exchange.spread
     assert opened(clock).quota_admitted is None
 
 

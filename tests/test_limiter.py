@@ -336,6 +336,43 @@ async def test_a_scope_with_room_delays_nobody() -> None:
             attempt.send(None)
 
 
+async def test_a_permit_that_need_not_be_waited_for_is_taken_at_once() -> None:
+    """By one call, which counts like any other; where the window has no room there is none, and nobody waits."""
+    limiter = limited(2, 1.0)
+    first, second = limiter.try_acquire(SCOPE), limiter.try_acquire(SCOPE)
+    assert first is not None
+    assert second is not None
+    assert limiter.try_acquire(SCOPE) is None
+    assert (look(limiter).granted, look(limiter).in_hand, waiting(limiter)) == (2, 2, 0)
+    first.spend()
+    second.give_back()
+    third = limiter.try_acquire(SCOPE)
+    assert third is not None
+    third.spend()
+    await asyncio.sleep(0.999)
+    assert limiter.try_acquire(SCOPE) is None
+    await asyncio.sleep(0.001)
+    assert limiter.try_acquire(SCOPE) is not None
+    with pytest.raises(UsageError, match="not declared"):
+        limiter.try_acquire(OTHER)
+
+
+async def test_nobody_who_waits_is_passed_by() -> None:
+    """Whoever cannot wait gets nothing while somebody waits, also where there would be room for one of less weight; nor
+    under a penalty."""
+    limiter = limited(2, 1.0)
+    (await take(limiter)).spend()
+    crowd = Crowd(limiter)
+    await crowd.join("heavy", weight=2)
+    assert limiter.try_acquire(SCOPE) is None
+    await crowd.everybody()
+    await asyncio.sleep(5.0)
+    limiter.penalize(SCOPE, 3.0)
+    assert limiter.try_acquire(SCOPE) is None
+    await asyncio.sleep(3.0)
+    assert limiter.try_acquire(SCOPE) is not None
+
+
 async def test_never_more_than_the_limit_in_any_window() -> None:
     """A burst of callers leaves at the limit's pace: full at once, then as places come free."""
     crowd = Crowd(limited(5, 1.0, margin=0.1))

@@ -113,3 +113,25 @@ def test_each_request_is_given_back_once() -> None:
         quota.count(NOON)
     quota.give_back(NOON)
     assert quota.used == 2
+
+
+def test_a_request_is_admitted_and_counted_in_one() -> None:
+    """As long as something is left; one that is not admitted is not counted."""
+    quota = DailyQuota(2)
+    assert quota.admit(NOON)
+    assert quota.admit(NOON + HOUR)
+    assert not quota.admit(NOON + HOUR)
+    assert quota.used == 2
+    quota.give_back(NOON)
+    assert quota.admit(NOON + HOUR)
+    assert quota.admit(MIDNIGHT)
+    assert quota.used == 1
+
+
+def test_what_the_vendor_calls_used_up_is_not_admitted() -> None:
+    """Until midnight."""
+    quota = DailyQuota(1000)
+    quota.refused(NOON)
+    assert not quota.admit(NOON + HOUR)
+    assert quota.used == 0
+    assert quota.admit(MIDNIGHT)

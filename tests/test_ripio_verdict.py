@@ -1016,7 +1016,9 @@ def test_a_rest_reply_that_names_a_field_twice_is_not_read(
     status: int, kind: type[GatewayError]
 ) -> None:
     """Nobody knows which of the two values is meant; what the HTTP status alone says, stands."""
-    twice = b'"error_code":null,"error_code":40401' if status == 404 else b'"data":null,"message":null'
+    twice = (
+        b'"error_code":null,"error_code":40401' if status == 404 else b'"data":null,"message":null'
+    )
     reply = encoded(RECORD if status == 200 else {"data": None, "message": "Order not found."})
     with pytest.raises(kind):
         verdict.order_record(status, reply.replace(b'"data":', twice + b',"data":'))

@@ -322,8 +322,8 @@ class Batcher(Generic[K, R]):
             return False
         withdraw = batch.withdraw
         self.land(batch, {}, None)
-        if withdraw is not None:
-            withdraw()
+        assert withdraw is not None, "set when it was launched"
+        withdraw()
         return True
 
     def close(self) -> None:

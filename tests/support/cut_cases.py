@@ -23,7 +23,19 @@ if TYPE_CHECKING:
     from support.cutter import Cutter, Link
     from tronsave_async import OrderGateway
 
-__all__ = ["SETTLING", "WAYS", "Act", "After", "Case", "Life", "between", "cases", "record"]
+__all__ = [
+    "SETTLING",
+    "WAYS",
+    "Act",
+    "After",
+    "Case",
+    "Life",
+    "between",
+    "cases",
+    "record",
+    "seen",
+    "without_handshake",
+]
 
 TO_VENDOR, TO_CLIENT = Direction.TO_VENDOR, Direction.TO_CLIENT
 
@@ -263,7 +275,15 @@ async def record(scene: Scene, act: Act, number: int = 1) -> list[Point]:
         assert all(isinstance(outcome, Canceled) for outcome in outcomes)
     found = seen(scene, act.cutter(scene).links[-1], since)
     scene.forget()
-    return [_named(act, point) for point in points(found, first or found)]
+    every = points(found, first or found)
+    if act.serves:  # on a connection that begins like any other
+        every = without_handshake(every)
+    return [_named(act, point) for point in every]
+
+
+def without_handshake(every: Iterable[Point]) -> list[Point]:
+    """The points that are not in a TLS handshake."""
+    return [point for point in every if point.phase != HANDSHAKE]
 
 
 def seen(scene: Scene, link: Link, since: Mapping[Direction, int]) -> list[Span]:
@@ -274,7 +294,7 @@ def seen(scene: Scene, link: Link, since: Mapping[Direction, int]) -> list[Span]
 
 def _named(act: Act, point: Point) -> Point:
     """A point, with its phase called by its place in the whole call."""
-    if act.serves and point.phase != HANDSHAKE:
+    if act.serves:
         name = "read-back" if act is Act.READ_BACK else "server time"
         return replace(point, phase=name)
     if point.at == 0 and not point.lazy:

@@ -327,15 +327,21 @@ class Judge:
                 return not outcome.closed
 
     def _was_refused(self, errand: Errand) -> bool:
-        """The vendor said no while somebody waited for it, and the order was open then."""
-        lives = self.vendor.lives_within(errand.name, errand.begun, self._end(errand))
+        """The caller heard a no of the vendor's, and the order was open when the vendor said it."""
         refused = [
             packet
             for packet in self._cancels(errand)
             if packet.heard is not None and errand.begun < packet.heard < self._end(errand)
             if (word := packet.word(errand.name)) is None or word.said is Said.REFUSED
         ]
-        return bool(refused) and any(life is not None and life.state.is_open for life in lives)
+        lives = [
+            life
+            for packet in refused
+            for life in self.vendor.lives_within(
+                errand.name, packet.asked, packet.heard or packet.asked
+            )
+        ]
+        return any(life is not None and life.state.is_open for life in lives)
 
     def _is_wire(self, errand: Errand, wire: Wire) -> bool:
         end = self._end(errand)

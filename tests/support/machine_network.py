@@ -234,7 +234,8 @@ class Network:
 
     def hear(self, packet: Packet) -> None:
         """The reply came; in time, unless the gateway was closed just now."""
-        if packet.exchange.ended_at is None:
+        exchange = packet.exchange
+        if exchange.ended_at is None or exchange.was_answered:
             packet.heard, packet.heard_at = self.vendor.tick(), self.loop.time()
 
     def reach(self, packet: Packet, stage: Stage) -> None:
@@ -380,7 +381,7 @@ class MemoryHttp:
         connected = self._connecting[packet] = network.loop.create_future()
         stands = fate.mishap is not Mishap.NO_CONNECTION
         network.loop.call_later(fate.connect, self._connect, packet, stands)
-        if not await connected:
+        if not await connected or self._closed:
             packet.claimed = None
             raise ConnectFailed(VENUE, packet.call, "refused", wire=Wire.NOT_SENT)
         network.reach(packet, Stage.DEPARTING)

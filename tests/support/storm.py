@@ -305,6 +305,7 @@ class Storm:
         await asyncio.wait([reading])
 
     async def _look_at(self, order: OrderRef | str) -> None:
+        self._judge.watched(_id_of(order))
         try:
             snapshot = await self.gateway.get_order(order, timeout=self._climate.patience)
         except GatewayError:

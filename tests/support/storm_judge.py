@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from contract.judge import lie
 from contract.stage import Record
 from tronsave_async import OrderState, OutcomeReached, Refused, TooEarly, Wire
+from tronsave_async.sandbox import Processing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from contract.stage import Stage
     from support.storm_ledger import Ledger, Request
     from tronsave_async import CancelOutcome, Event, OrderSnapshot
+    from tronsave_async.sandbox import RecordedRequest
 
 __all__ = ["Judge", "Stay"]
 
@@ -56,6 +58,7 @@ class Judge:
         # Of the present page.
         self._stays: dict[str, list[Stay]] = {}
         self._changed: dict[str, int] = {}
+        self._watched: set[str] = set()
         self._given: dict[int, CancelOutcome] = {}
         self._heard: Counter[int] = Counter()
 
@@ -89,6 +92,10 @@ class Judge:
     def changed(self, order_id: str) -> None:
         """An order changed behind its callers' backs."""
         self._changed[order_id] = self._ledger.tick()
+
+    def watched(self, order_id: str) -> None:
+        """Somebody else looks at an order."""
+        self._watched.add(order_id)
 
     def seen(self, snapshot: OrderSnapshot, order_id: str) -> None:
         """Somebody read an order: what is said to be dead is dead."""
@@ -129,7 +136,7 @@ class Judge:
 
     def turn_the_page(self) -> None:
         """Forget what was settled."""
-        for table in (self._stays, self._changed, self._given, self._heard):
+        for table in (self._stays, self._changed, self._watched, self._given, self._heard):
             table.clear()
 
     def _lasts(self, stay: Stay, outcome: CancelOutcome) -> bool:
@@ -156,8 +163,31 @@ class Judge:
         one that is too young nobody was asked."""
         if isinstance(outcome, Refused):
             changed = self._changed.get(stay.order_id, 0) >= stay.begun
-            return not changed and self._is_alone(stay, stay.begun, self._ledger.moment)
+            alone = self._is_alone(stay, stay.begun, self._ledger.moment)
+            return alone and not changed and not self._was_filled_by_a_look(stay)
         return not isinstance(outcome, TooEarly)
+
+    def _was_filled_by_a_look(self, stay: Stay) -> bool:
+        """An order can be filled in the race with a request that only reads it: somebody else's, or one whose reply
+        this caller did not hear. What it did hear is no excuse."""
+        sandbox: Any = self._stage.sandbox
+        about = getattr(sandbox, "requests_about", None)
+        looks = sandbox.requests if about is None else about(stay.order_id)
+        return any(
+            entry.endpoint in self._stage.read_calls
+            and entry.fault is not None
+            and entry.fault.processing is Processing.RACE
+            and (about is not None or stay.order_id in f"{entry.path} {entry.body}")
+            and (stay.order_id in self._watched or not self._heard_in(stay, entry))
+            for entry in looks
+        )
+
+    def _heard_in(self, stay: Stay, entry: RecordedRequest) -> bool:
+        """Whether a request was answered while a call lasted."""
+        request = self._ledger.requests.get(self._ledger.number_of(entry))
+        if request is None or request.answer is None or request.ended is None:
+            return False
+        return stay.ended is None or request.ended <= stay.ended
 
     def _arrived(self, stay: Stay, outcome: CancelOutcome) -> int:
         """How many cancels arrived by reason of a call: where others wanted the same order at the time, the number

@@ -121,6 +121,8 @@ class Ledger:
                 self._connections = event.connections
             case Disconnected():
                 self._disconnect(event)
+            case _:
+                pass  # counted by its kind; it is about no request
 
     def _queue(self, event: Queued) -> None:
         if event.request in self.requests:
