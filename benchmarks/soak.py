@@ -48,6 +48,9 @@ SQUALL = 2.5
 BYTES = 24 << 20
 """By which the resident memory may grow: what the allocator keeps; some replies have 3 MB."""
 
+IN_USE = 2 << 20
+"""By which more may be in use of what the allocator has given out for larger things."""
+
 BLOCKS = 15_000
 """By which the interpreter's own caches may grow."""
 
@@ -186,6 +189,8 @@ def leaks(first: Memory, last: Memory) -> list[str]:
     found = [f"leaked {n} {kind}" for kind, n in last.grown(first).items() if n > OBJECTS]
     if (blocks := last.blocks - first.blocks) > BLOCKS:
         found.append(f"leaked {blocks:,} blocks")
+    if (larger := last.in_use - first.in_use) > IN_USE:
+        found.append(f"leaked {larger / 1e6:.1f} MB of larger things")
     if (grown := last.resident - first.resident) > BYTES:
         found.append(f"leaked {grown / 1e6:.1f} MB")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import SimpleNamespace
@@ -142,6 +143,7 @@ ACTIONS = st.one_of(
     action("turn_the_wall_clock", st.sampled_from([-90_000.0, -150.0, -1.0, 1.0, 150.0, 90_000.0])),
     action("trade", NAMES, st.sampled_from([Act.FILL, Act.FILL_PARTLY, Act.CANCEL_BEHIND])),
     action("replace", NAMES),
+    action("ask_about_the_next_of_a_name", st.sampled_from(KNOWN)),
     action("penalize", st.sampled_from([0.0, 1.0, 7.0])),
     action("drop", st.integers(0, 3)),
     action("choke", st.booleans()),
@@ -191,6 +193,8 @@ class Disasters(RuleBasedStateMachine):
         self.limiter = RateLimiter()
         self.calls: list[Call] = []
         self.judge = Judge(self.vendor, self.network)
+        self.closings: list[asyncio.Task[None]] = []
+        """Closings by interrupts; the next action completes them, and opens another gateway."""
         self.labels = itertools.count()
         self.steps = 0
         self.desk: Desk | None = None
@@ -324,6 +328,17 @@ class Disasters(RuleBasedStateMachine):
             self.judge.replaces(name)
             self._run(partial(self._desk.dispatcher.forget, OrderRef(id=name)))
 
+    def ask_about_the_next_of_a_name(self, name: str) -> None:
+        """The reply about an old order comes when a cancel of the new one of its name is in doubt."""
+        if not self.policy.has_socket or self.judge.open_errands(name):
+            return
+        self.network.fates = deque([Fate(Mishap.LATE)])
+        self.cancel(name, 0.5, None, [])
+        self._wait(15.9)
+        self.replace(name)
+        self.cancel(name, None, None, [Fate(Mishap.FAILURE_BEFORE, travel=0.05, back=0.05)] * 3)
+        self._wait(1.0)
+
     def penalize(self, seconds: float) -> None:
         """Another gateway of this account was told to wait."""
         scopes = sorted(set(self._desk.scopes.values()))
@@ -380,6 +395,10 @@ class Disasters(RuleBasedStateMachine):
             case Act.DROP:
                 if (socket := self._desk.socket) is not None and socket.current is not None:
                     self.loop.call_soon(socket.current.close, "dropped")
+            case Act.CLOSE:
+                self.judge.is_closing = True
+                self.left = 1
+                self.closings.append(self.loop.create_task(self._desk.dispatcher.aclose()))
             case _:
                 for name in packet.names:
                     self._trade(name, act)
@@ -514,6 +533,7 @@ class Disasters(RuleBasedStateMachine):
     def _close(self) -> None:
         desk = self._desk
         self.judge.trouble()
+        self.judge.is_closing = True
         self.loop.run_until_complete(desk.dispatcher.aclose())
         for _ in range(10):
             self.turn()

@@ -431,7 +431,7 @@ async def test_tls_is_served_and_cut() -> None:
 
 @pytest.mark.virtual_time
 async def test_no_socket_is_opened_for_a_client_who_has_gone() -> None:
-    """One whose TLS connection is reset when it has just asked for a socket: it would be pinged for ever."""
+    """One whose TLS connection is reset when it has just asked for a socket: none is kept, or it would be pinged."""
     context, trust = certified()
     async with counting(ssl_context=context) as served, Cutter(served.port) as cutter:
         served.vendor.keepalive = Keepalive(ping_interval=20.0)
@@ -443,7 +443,7 @@ async def test_no_socket_is_opened_for_a_client_who_has_gone() -> None:
             await connect(url, ssl=trust, ping_interval=None, compression=None)
         assert cutter.cuts == 1
         await asyncio.sleep(60)
-        assert (served.sockets.opened, len(served.sockets)) == (1, 0)
+        assert len(served.sockets) == 0, "whether it was opened for a moment is up to the system"
 
 
 # --- faults on a socket ---------------------------------------------------------------------------

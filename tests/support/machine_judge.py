@@ -28,7 +28,12 @@ from tronsave_async import (
     Unknown,
     Wire,
 )
-from tronsave_async.errors import AuthenticationRejected, GatewayError, OrderNotFound
+from tronsave_async.errors import (
+    AuthenticationRejected,
+    GatewayClosed,
+    GatewayError,
+    OrderNotFound,
+)
 from tronsave_async.telemetry import Answered, Lost, OutcomeReached
 
 if TYPE_CHECKING:
@@ -75,6 +80,7 @@ class Judge:
         self.policy: Policy
         self.retry: RetryPolicy
         self.gateway = 0
+        self.is_closing = False
         self._has_quota = False
         self._errands: dict[str, list[Errand]] = {}
         self._told = self._reached = 0
@@ -94,6 +100,7 @@ class Judge:
     def opens_gateway(self) -> int:
         """A new gateway: it knows nothing of the troubles of the one before."""
         self.gateway += 1
+        self.is_closing = False
         self.network.gateway = self.gateway
         self._trouble.clear()
         self._trouble_for_all = 0
@@ -202,6 +209,9 @@ class Judge:
         """A caller has an error: the account's, where nothing is in doubt."""
         errand.ended = self.vendor.tick()
         self.outcomes[type(error).__name__] += 1
+        if isinstance(error, GatewayClosed):
+            assert self.is_closing, error
+            return
         assert isinstance(error, AuthenticationRejected), error
         rejected = [
             packet
@@ -278,8 +288,8 @@ class Judge:
         """What was dead stayed dead, what was not created was not created later, and no window was overdrawn."""
         for errands in self._errands.values():
             for errand in errands:
-                if errand.outcome is not None and errand.outcome.closed:
-                    assert self._is_borne_out(errand, errand.outcome)
+                if errand.outcome is not None:
+                    self._judge_at_the_end(errand, errand.outcome)
         created = Counter(self.vendor.created)
         assert all(number == 1 for number in created.values()), "a create was repeated"
         assert not [label for label in self._not_created if created[label]]
@@ -291,6 +301,13 @@ class Judge:
                 if packet.departed is not None and self._scope(packet.call) == scope
             ]
             self._judge_windows(left)
+
+    def _judge_at_the_end(self, errand: Errand, outcome: CancelOutcome) -> None:
+        if outcome.closed:
+            assert self._is_borne_out(errand, outcome)
+        if outcome.wire is Wire.NOT_SENT:
+            left = [p for p in self._first_for(errand) if p.departed is not None]
+            assert not left, f"what was not sent left later: {outcome}, {self._facts(errand)}"
 
     def _judge_windows(self, left: list[float]) -> None:
         limit = self.policy.limit
@@ -394,20 +411,25 @@ class Judge:
     def _sent_for(self, errand: Errand) -> list[Packet]:
         """The cancels that certainly left for this caller: the first since it came, unless there was one under way for
         it to share, and all while nobody else waited. Callers whose order has a known age may wait first."""
-        cancels = self._cancels(errand)
-        later = [packet for packet in cancels if packet.asked > errand.begun]
-        shares = [
-            p for p in cancels if p not in later and (p.ended or errand.begun) >= errand.begun
-        ]
-        first = later[:1] if errand.order.created_at is None and not shares else []
+        first = self._first_for(errand)
         return [
             packet
-            for packet in later
-            if packet.departed is not None
+            for packet in self._cancels(errand)
+            if packet.asked > errand.begun
+            and packet.departed is not None
             and packet.claimed is not None
             and packet.departed < self._end(errand)
             and (packet in first or self._waited_alone(errand, packet.claimed))
         ]
+
+    def _first_for(self, errand: Errand) -> list[Packet]:
+        """The cancel that was the first to get a permit while this caller waited for one; none if that is not sure."""
+        cancels = self._cancels(errand)
+        earlier = [packet for packet in cancels if packet.asked < errand.begun]
+        shares = [packet for packet in earlier if (packet.ended or errand.begun) >= errand.begun]
+        if shares or errand.order.created_at is not None:
+            return []
+        return [p for p in cancels if errand.begun < p.asked < self._end(errand)][:1]
 
     def _waited_alone(self, errand: Errand, moment: int) -> bool:
         return not [

@@ -104,6 +104,7 @@ class Act(enum.Enum):
     FILL_PARTLY = "fill its orders in part"
     CANCEL_BEHIND = "cancel its orders from elsewhere"
     DROP = "drop the socket"
+    CLOSE = "close the gateway"
 
 
 class Interrupt(NamedTuple):

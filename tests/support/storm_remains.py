@@ -38,11 +38,14 @@ class Memory(NamedTuple):
 
     Attributes:
         resident: bytes, by the system; the peak so far where the system tells no more.
+        in_use: bytes of larger things that the allocator has given out, such as bodies; 0 where it does not tell. What
+            is resident beyond that is what it keeps for itself.
         blocks: what the interpreter has allocated, whatever it is.
         objects: living objects of the SDK's classes, tasks and futures, by name.
     """
 
     resident: int
+    in_use: int
     blocks: int
     objects: Mapping[str, int]
 
@@ -57,7 +60,7 @@ def measure() -> Memory:
     gc.collect()
     kinds = Counter(map(type, gc.get_objects()))
     living = {kind.__qualname__: number for kind, number in kinds.items() if _is_counted(kind)}
-    return Memory(_resident(), sys.getallocatedblocks(), living)
+    return Memory(_resident(), _in_use(), sys.getallocatedblocks(), living)
 
 
 def _is_counted(kind: type) -> bool:
@@ -74,6 +77,26 @@ def _resident() -> int:
     if STATM.exists():
         return int(STATM.read_text().split()[1]) * resource.getpagesize()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class _Allocated(ctypes.Structure):
+    """glibc's ``struct mallinfo2``."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+def _in_use() -> int:
+    if not hasattr(LIBC, "mallinfo2"):
+        return 0
+    LIBC.mallinfo2.restype = _Allocated
+    told = LIBC.mallinfo2()
+    return int(told.uordblks + told.hblkhd)
 
 
 def descriptors() -> int:
