@@ -1818,3 +1818,22 @@ async def test_a_mailbox_may_wait_no_longer() -> None:
     mailbox.expire()
     assert mailbox.future.done()
     assert mailbox.delivery is None
+
+
+async def test_a_fault_in_one_delivery_keeps_nobody_waiting(
+    room: Room, loop_errors: list[str]
+) -> None:
+    """The others of its key and of its batch are delivered to, and the fault is reported."""
+
+    def fails(_: Delivery[str]) -> None:
+        raise LookupError("a bug")
+
+    room.batcher.join("a", Lane.CANCEL, fails)
+    callers = room.want("a", "b")
+    await turns()
+    request = await room.sent(departed=True)
+    request.reply.set_result(echo("ab"))
+    await turns()
+    assert [caller.value for caller in callers] == ["a!", "b!"]
+    reported = loop_errors.pop()
+    assert "a bug" in reported

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from tronsave_async.errors import GatewayError, RequestFailed
 from tronsave_async.limiter import Lane
 from tronsave_async.outcomes import Wire
+from tronsave_async.tasks import guarded
 
 if TYPE_CHECKING:
     from tronsave_async.exchange import Exchange
@@ -183,7 +184,8 @@ class _Slot(Generic[K, R]):
             ticket = next(iter(tickets))
             del tickets[ticket]
             divided = self.divided - ticket.divided_before
-            ticket.deliver(Delivery(exchange, value, failure, divided, late))
+            delivery = Delivery(exchange, value, failure, divided, late)
+            guarded(ticket.deliver, delivery, "a delivery")  # a fault in one keeps no other waiting
 
 
 class Batch(Generic[K, R]):
