@@ -118,7 +118,7 @@ def assert_stormy(report: Report, kind: type[Stage]) -> None:
     assert report.gone.total() > report.callers / 6
     assert len(report.faults) > 30
     assert report.faults.total() > report.requests / 20
-    assert report.gusts["vendor restarted"] > 2
+    assert report.gusts["vendor restarted"] > 0
     assert report.gusts["way blocked"] > 2
 
 
