@@ -119,7 +119,7 @@ def assert_stormy(report: Report, kind: type[Stage]) -> None:
     assert len(report.faults) > 30
     assert report.faults.total() > report.requests / 20
     assert report.gusts["vendor restarted"] > 0
-    assert report.gusts["way blocked"] > 2
+    assert report.gusts["way blocked"] > 0
 
 
 def keep_time(monkeypatch: pytest.MonkeyPatch) -> None:
