@@ -1837,3 +1837,47 @@ async def test_a_fault_in_one_delivery_keeps_nobody_waiting(
     assert [caller.value for caller in callers] == ["a!", "b!"]
     reported = loop_errors.pop()
     assert "a bug" in reported
+
+
+async def test_who_hears_of_a_posted_request_may_close_the_room(post_room: PostRoom) -> None:
+    """Then it is not sent any more, and whoever wanted it is told."""
+    admit = post_room.admit_at_once
+
+    def closing(lane: Lane) -> Exchange | None:
+        exchange = admit(lane)
+        post_room.batcher.close()
+        return exchange
+
+    post_room.batcher._admit_at_once = closing
+    (caller,) = post_room.want("a")
+    assert post_room.posted == []
+    assert isinstance(caller.failure, RequestFailed)
+    assert caller.failure.wire is Wire.NOT_SENT
+
+
+async def test_what_cannot_be_admitted_at_once_is_tried_the_other_way(post_room: PostRoom) -> None:
+    """Which tells the error to those who wait, and to nobody else."""
+
+    def refusing(lane: Lane) -> Exchange | None:
+        raise UsageError("another event loop's")
+
+    post_room.batcher._admit_at_once = refusing
+    (caller,) = post_room.want("a")
+    await turns()
+    request = await post_room.sent(departed=True)
+    request.reply.set_result(echo("a"))
+    await turns()
+    assert caller.value == "a!"
+
+
+async def test_one_may_leave_while_another_is_told_that_nothing_was_sent(room: Room) -> None:
+    """The request has landed already: there is nothing to withdraw."""
+    told: list[Wire] = []
+    room.batcher.join("a", Lane.CANCEL, lambda _: told.append(second.leave()))
+    (second,) = room.want("a")
+    await turns()
+    request = await room.sent()
+    request.connected.set_exception(LOST)
+    await turns()
+    assert told == [Wire.NOT_SENT]
+    assert second.deliveries == []

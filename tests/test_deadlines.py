@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.virtual_time import VirtualTimeLoop
-from tronsave_async.deadlines import Deadlines
+from tronsave_async.deadlines import FEW, Deadlines
 
 
 class Waiting:
@@ -122,3 +122,19 @@ def test_any_waits(plan: list[tuple[float, float, float]]) -> None:
 
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         runner.run(play())
+
+
+@pytest.mark.virtual_time
+async def test_many_different_timeouts_keep_no_more_than_a_few_timers() -> None:
+    """Who gives the time that is left has a timeout of its own for each call."""
+    deadlines = Deadlines()
+    loop = asyncio.get_running_loop()
+    for number in range(1000):
+        timeout = 1000.0 + number
+        deadlines.leave(enter(deadlines, timeout), timeout)
+    live = [handle for handle in vars(loop)["_scheduled"] if not handle.cancelled()]
+    assert len(live) <= FEW
+    waiting = enter(deadlines, 3.0)
+    await asyncio.sleep(5.0)
+    assert waiting.over == [3.0]
+    deadlines.close()

@@ -324,8 +324,8 @@ class Batcher(Generic[K, R]):
             return False
         withdraw = batch.withdraw
         self.land(batch, {}, None)
-        assert withdraw is not None, "set when it was launched"
-        withdraw()
+        if withdraw is not None:  # else it is landing, and one delivery makes another caller leave
+            withdraw()
         return True
 
     def close(self) -> None:
@@ -383,9 +383,16 @@ class Batcher(Generic[K, R]):
         if self._post is None or self._flushers or not self._ahead_has_begun:
             return False
         assert self._admit_at_once is not None, "given together"
-        exchange = self._admit_at_once(slot.lane)
+        try:
+            exchange = self._admit_at_once(slot.lane)
+        except GatewayError:  # told on the other way
+            return False
         if exchange is None:
             return False
+        if self._closed:  # by whoever heard of the request
+            exchange.lost("never sent")
+            slot.deliver(exchange, None, _failure(exchange, "gateway closed"))
+            return True
         batch = self._board([slot], exchange)
         batch.withdraw = self._post(slot.key, batch)
         return True

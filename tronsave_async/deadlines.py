@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import Protocol
+from typing import Final, Protocol
 
 __all__ = ["Deadlines", "Wait"]
+
+
+FEW: Final = 64
+"""Different timeouts whose queues are kept when nobody waits in them; who gives the time that is left has many."""
+TICK: Final = 0.001
+"""Seconds after which a timer that was early comes back."""
 
 
 class Wait(Protocol):
@@ -45,8 +51,12 @@ class Deadlines:
     def leave(self, wait: Wait, timeout: float) -> None:
         """It ended, in time or not."""
         queue = self._queues.get(timeout)
-        if queue is not None:
-            queue.pop(wait, None)
+        if queue is None:
+            return
+        queue.pop(wait, None)
+        if not queue and len(self._queues) > FEW:
+            del self._queues[timeout]
+            self._timers.pop(timeout).cancel()
 
     def close(self) -> None:
         """Nobody waits any more."""
@@ -65,7 +75,7 @@ class Deadlines:
         while queue:
             wait, when = next(iter(queue.items()))
             if when > now:
-                self._arm(timeout, when)
+                self._arm(timeout, max(when, now + TICK))
                 return
             del queue[wait]
             wait.expire()

@@ -219,15 +219,21 @@ class Dispatcher:
     def resolve(self, name: Name, verdict: Verdict, exchange: Exchange) -> None:
         """What a cancel request said about an order, heard or not by those who asked: it may end a doubt, and then
         another request for it need not wait for its permit any more."""
-        renamed = self._renamed.get(name)
-        if renamed is not None and (exchange.departed_at is None or exchange.departed_at < renamed):
-            return  # it was sent when the name was another order's
+        if self._was_another(name, exchange):
+            return
         if self._doubts.resolve(name, verdict):
             assert self._cancels is not None, "it was asked for"
             assert self._key is not None, "set together with the batcher"
             order_id, client_id = name
             order = OrderRef(id=order_id, client_id=client_id)
             self._cancels.call_off(self._key(order), exchange, verdict)
+
+    def _was_another(self, name: Name, exchange: Exchange) -> bool:
+        """The request was sent when the name was another order's."""
+        renamed = self._renamed.get(name) if self._renamed else None
+        if renamed is None:
+            return False
+        return exchange.departed_at is None or exchange.departed_at < renamed
 
     def forget(self, order: OrderRef) -> None:
         """The name is given to a new order: what was asked, or is in doubt, about the old one says nothing about it."""
@@ -586,7 +592,8 @@ class Dispatcher:
         verdict = delivery.value
         if verdict is None or verdict.meaning is not Meaning.CANCELED or not delivery.is_first:
             return None
-        self._doubts.dispel(order)
+        if not self._was_another(order.name, delivery.exchange):
+            self._doubts.dispel(order)
         outcome = canceled_at_once(order, self.venue, verdict, self._time() - started)
         if self._emit is not None:
             exchange = delivery.exchange

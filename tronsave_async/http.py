@@ -111,18 +111,31 @@ ends the attempt before anything is sent."""
 class _Departure:
     """Calls back once, and knows the connection that the request left on."""
 
-    __slots__ = ("_departing", "happened", "transport")
+    __slots__ = ("_connection", "_departing", "_transport", "happened")
 
     def __init__(self, departing: Departing) -> None:
         self._departing = departing
         self.happened = False
-        self.transport: asyncio.Transport | None = None
+        self._connection: Connection | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def leave_on(self, connection: Connection) -> None:
+        """The request leaves on this connection."""
+        self._connection = connection
+        self._transport = connection.transport
 
     def break_off(self) -> None:
         """The attempt failed: end its connection at once. To close it in good order would take another 30 seconds under
         TLS where the peer has fallen silent, and could still send what waits to be written."""
-        if self.transport is not None:
-            self.transport.abort()
+        if self._connection is None or self._transport is None:
+            return
+        went_back = self._connection.transport is None and not self._transport.is_closing()
+        if not went_back:  # where the reply was whole, it may serve others already
+            self._transport.abort()
+
+    def went_well(self) -> None:
+        """The reply is here."""
+        self._connection = self._transport = None
 
     def happen(self, seen: bool) -> Mapping[str, str]:
         if self.happened:
@@ -152,7 +165,7 @@ class _Connector(aiohttp.TCPConnector):
         except BaseException:
             connection.release()
             raise
-        departure.transport = connection.transport
+        departure.leave_on(connection)
         return connection
 
 
@@ -267,7 +280,7 @@ class HttpTransport:
         try:
             async with asyncio.timeout(self._timeout):
                 reply = await self._exchange(session, endpoint, method, path, body, query, signed)
-                departure.transport = None  # it goes on to serve others
+                departure.went_well()
                 return reply
         except GatewayError:
             raise
