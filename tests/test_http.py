@@ -6,7 +6,8 @@ import asyncio
 import socket
 import ssl as tls
 import traceback
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -15,6 +16,7 @@ import trustme
 from support.canary import CANARY
 from support.cutter import Cut, Cutter, Direction, How
 from support.raw_server import RawServer, Reply, http
+from tronsave_async import http as http_module
 from tronsave_async.credentials import Secret
 from tronsave_async.errors import (
     BadReply,
@@ -619,3 +621,38 @@ async def test_a_write_that_fails_shows_no_request() -> None:
         shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
         assert SECRET not in "".join(shown.format())
         await client.aclose()
+
+
+class _Pipe:
+    """A transport that notes whether it was aborted."""
+
+    def __init__(self, *, closing: bool) -> None:
+        self.closing = closing
+        self.aborted = False
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.mark.parametrize(
+    ("went_back", "closing", "aborted"),
+    [(False, False, True), (True, True, True), (True, False, False)],
+)
+def test_only_a_connection_of_its_own_is_broken_off(
+    went_back: bool, closing: bool, aborted: bool
+) -> None:
+    """One that went back to the pool, because the reply was whole, may serve another request by now."""
+    pipe = _Pipe(closing=closing)
+    connection: Any = SimpleNamespace(transport=pipe)
+    departure = http_module._Departure(lambda seen: None)
+    departure.break_off()
+    departure.leave_on(connection)
+    if went_back:
+        connection.transport = None
+    departure.break_off()
+    assert pipe.aborted is aborted
+    departure.went_well()
+    departure.break_off()

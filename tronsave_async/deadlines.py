@@ -11,8 +11,8 @@ __all__ = ["Deadlines", "Wait"]
 
 FEW: Final = 64
 """Different timeouts whose queues are kept when nobody waits in them; who gives the time that is left has many."""
-TICK: Final = 0.001
-"""Seconds after which a timer that was early comes back."""
+SLACK: Final = 1e-6
+"""Seconds by which an event loop's timer may be early: asking it again for the same moment would keep it busy."""
 
 
 class Wait(Protocol):
@@ -74,8 +74,8 @@ class Deadlines:
         queue = self._queues[timeout]
         while queue:
             wait, when = next(iter(queue.items()))
-            if when > now:
-                self._arm(timeout, max(when, now + TICK))
+            if when > now + SLACK:
+                self._arm(timeout, when)
                 return
             del queue[wait]
             wait.expire()
