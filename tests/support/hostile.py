@@ -509,6 +509,10 @@ class Flood:
         except (OSError, asyncio.IncompleteReadError):
             pass  # the client went
         writer.close()
+        try:
+            await writer.wait_closed()
+        except OSError:
+            pass  # how it went is of no interest here, and must not be reported as overlooked
 
     async def _greet(self, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> bytes:
         return await reader.readuntil(b"\r\n\r\n")
