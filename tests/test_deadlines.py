@@ -117,7 +117,9 @@ def test_any_waits(plan: list[tuple[float, float, float]]) -> None:
         await asyncio.sleep(30.0)
         for waiting, timeout, stay in waits:
             if stay != timeout:  # in the same moment either may come first
-                assert waiting.over == ([] if stay < timeout else [pytest.approx(timeout, abs=2 * SLACK)])
+                assert waiting.over == (
+                    [] if stay < timeout else [pytest.approx(timeout, abs=2 * SLACK)]
+                )
         assert len(deadlines) == 0
 
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
