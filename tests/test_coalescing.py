@@ -28,7 +28,7 @@ from tronsave_async.outcomes import Wire
 from tronsave_async.telemetry import Lost, Queued, Sent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 
     from tronsave_async.telemetry import Event
 
@@ -142,9 +142,10 @@ class Room:
             len(self.exchanges),
             "venue",
             "cancel",
-            orders=orders,
-            clock=self.loop.time,
-            emit=self.events.append,
+            orders,
+            self.loop.time(),
+            self.loop.time,
+            self.events.append,
         )
         self.exchanges.append(exchange)
         return exchange
@@ -1588,7 +1589,7 @@ def test_everybody_is_served_exactly_once_or_gone(crowd: type[Crowd]) -> None:
 
 def delivered(value: str) -> Delivery[str]:
     """Return a delivery with a value."""
-    exchange = Exchange(1, "venue", "cancel", orders=1, clock=lambda: 0.0, emit=None)
+    exchange = Exchange(1, "venue", "cancel", 1, 0.0, lambda: 0.0, None)
     return Delivery(exchange, value, None, 0)
 
 
@@ -1710,7 +1711,7 @@ class PostRoom(Room):
             post=self.post,
         )
 
-    def admit_at_once(self, lane: Lane) -> Exchange | None:
+    def admit_at_once(self, lane: Lane, now: float) -> Exchange | None:
         if self.permits == 0:
             return None
         self.permits -= 1
@@ -1718,9 +1719,9 @@ class PostRoom(Room):
         exchange.lane = lane
         return exchange
 
-    def post(self, key: str, batch: Batch[str, str]) -> Callable[[], object]:
+    def post(self, key: str, batch: Batch[str, str]) -> None:
+        batch.withdraw = lambda: self.withdrawn.append(key)
         self.posted.append(batch)
-        return lambda: self.withdrawn.append(key)
 
 
 @pytest.fixture
@@ -1843,8 +1844,8 @@ async def test_who_hears_of_a_posted_request_may_close_the_room(post_room: PostR
     """Then it is not sent any more, and whoever wanted it is told."""
     admit = post_room.admit_at_once
 
-    def closing(lane: Lane) -> Exchange | None:
-        exchange = admit(lane)
+    def closing(lane: Lane, now: float) -> Exchange | None:
+        exchange = admit(lane, now)
         post_room.batcher.close()
         return exchange
 
@@ -1858,7 +1859,7 @@ async def test_who_hears_of_a_posted_request_may_close_the_room(post_room: PostR
 async def test_what_cannot_be_admitted_at_once_is_tried_the_other_way(post_room: PostRoom) -> None:
     """Which tells the error to those who wait, and to nobody else."""
 
-    def refusing(lane: Lane) -> Exchange | None:
+    def refusing(lane: Lane, now: float) -> Exchange | None:
         raise UsageError("another event loop's")
 
     post_room.batcher._admit_at_once = refusing

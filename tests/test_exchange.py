@@ -39,7 +39,7 @@ def clock() -> Clock:
 def opened(clock: Clock, events: list[Event] | None = None) -> Exchange:
     """Return a new request about three orders, with a listener or without."""
     emit = None if events is None else events.append
-    return Exchange(7, "venue", "cancel", orders=3, clock=clock, emit=emit)
+    return Exchange(7, "venue", "cancel", 3, clock(), clock, emit)
 
 
 def test_it_says_how_far_it_got(clock: Clock) -> None:

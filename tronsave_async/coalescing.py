@@ -100,6 +100,11 @@ class Ticket(Generic[K, R]):
         return self._slot.leave(self)
 
     @property
+    def is_open(self) -> bool:
+        """It was neither delivered to nor left."""
+        return self in self._slot.tickets
+
+    @property
     def taken(self) -> bool:
         """A request took the key with it."""
         return self._slot.batch is not None or self.divided > 0
@@ -205,7 +210,8 @@ class Batch(Generic[K, R]):
 
     def succeed(self, value: R) -> None:
         """The posted request brought this for its key."""
-        self._batcher.land(self, {self.slots[0].key: value}, None)
+        if self._batcher.ends(self):
+            self._batcher.tell(self, self.slots[0], value, None)
 
     def fail(self, failure: GatewayError) -> None:
         """The posted request brought nothing."""
@@ -230,9 +236,10 @@ class Batcher(Generic[K, R]):
         join_departed: a newcomer may share the request that is already under way for its key, as long as somebody
             still waits for it. Right for cancels, whose aim is a state; wrong for reads, which must see what happened
             before they were asked for.
-        admit_at_once, post: for a maximum of one: start a request about one order with its permit, or return None if
-            that has to be waited for; and send it without a task, tell its batch how it ends, and return what
-            withdraws it as long as it has not left. What cannot go this way, or would overtake others, goes the other.
+        admit_at_once, post: for a maximum of one: start a request about one order with its permit, in a lane and at a
+            moment (monotonic seconds), or return None if that has to be waited for; and send it without a task, tell
+            its batch how it ends, and set what withdraws it as long as it has not left. What cannot go this way, or
+            would overtake others, goes the other.
     """
 
     def __init__(
@@ -245,8 +252,8 @@ class Batcher(Generic[K, R]):
         spawn: Spawn,
         clock: Callable[[], float],
         join_departed: bool,
-        admit_at_once: Callable[[Lane], Exchange | None] | None = None,
-        post: Callable[[K, Batch[K, R]], Callable[[], object]] | None = None,
+        admit_at_once: Callable[[Lane, float], Exchange | None] | None = None,
+        post: Callable[[K, Batch[K, R]], None] | None = None,
     ) -> None:
         self._maximum = maximum
         self._open_exchange = open_exchange
@@ -277,9 +284,10 @@ class Batcher(Generic[K, R]):
         is_new = slot is None
         if slot is None:
             slot = _Slot(self, key, lane)
-        ticket = Ticket(slot, deliver, self._clock())
+        now = self._clock()
+        ticket = Ticket(slot, deliver, now)
         slot.tickets[ticket] = None
-        if is_new and not self._post_at_once(slot):
+        if is_new and not self._post_at_once(slot, now):
             self._enqueue(slot, lane)
         return ticket
 
@@ -378,13 +386,13 @@ class Batcher(Generic[K, R]):
         # A request that everybody has deserted may hang: a newcomer must not wait for it.
         return under_way if under_way is not None and under_way.tickets else None
 
-    def _post_at_once(self, slot: _Slot[K, R]) -> bool:
+    def _post_at_once(self, slot: _Slot[K, R], now: float) -> bool:
         """Send the request of a new slot in this step, if it can be, and overtakes nobody."""
         if self._post is None or self._flushers or not self._ahead_has_begun:
             return False
         assert self._admit_at_once is not None, "given together"
         try:
-            exchange = self._admit_at_once(slot.lane)
+            exchange = self._admit_at_once(slot.lane, now)
         except GatewayError:  # told on the other way
             return False
         if exchange is None:
@@ -393,8 +401,7 @@ class Batcher(Generic[K, R]):
             exchange.lost("never sent")
             slot.deliver(exchange, None, _failure(exchange, "gateway closed"))
             return True
-        batch = self._board([slot], exchange)
-        batch.withdraw = self._post(slot.key, batch)
+        self._post(slot.key, self._board([slot], exchange))
         return True
 
     @property
@@ -487,18 +494,29 @@ class Batcher(Generic[K, R]):
     def land(
         self, batch: Batch[K, R], results: Mapping[K, R], failure: GatewayError | None
     ) -> None:
-        """The only place where a request under way ends. A second landing changes nothing."""
+        """A request under way has ended: tell those who want its keys. A second landing changes nothing."""
+        if self.ends(batch, failure):
+            for slot in batch.slots:
+                self.tell(batch, slot, results.get(slot.key), failure)
+
+    def ends(self, batch: Batch[K, R], failure: GatewayError | None = None) -> bool:
+        """The only place where a request under way ends; False if it had ended before."""
         if batch not in self._batches:
-            return
-        self._batches.discard(batch)
+            return False
+        self._batches.remove(batch)
         batch.begun = True  # or it never will
         if batch.exchange.ended_at is None:
             batch.exchange.lost("ended early" if failure is None else str(failure))
         batch.withdraw = None
-        for slot in batch.slots:
-            self._release(slot)
-            slot.deliver(batch.exchange, results.get(slot.key), failure)
-            slot.batch = None  # no cycle is left behind for the garbage collector
+        return True
+
+    def tell(
+        self, batch: Batch[K, R], slot: _Slot[K, R], value: R | None, failure: GatewayError | None
+    ) -> None:
+        """Deliver what an ended request brought for one of its keys."""
+        self._release(slot)
+        slot.deliver(batch.exchange, value, failure)
+        slot.batch = None  # no cycle is left behind for the garbage collector
 
     def _divide(self, batch: Batch[K, R]) -> None:
         """Let those who are still wanted wait again, in two halves. One key alone cannot be divided: it fails."""

@@ -184,7 +184,7 @@ class Dispatcher:
         maximum: int,
         send: Callable[[Sequence[K], Exchange], Awaitable[Mapping[K, R]]],
         join_departed: bool,
-        post: Callable[[K, Batch[K, R]], Callable[[], object]] | None = None,
+        post: Callable[[K, Batch[K, R]], None] | None = None,
         may_post: Callable[[], bool] | None = None,
     ) -> Batcher[K, R]:
         """A waiting room for one of the vendor's calls. ``post`` sends a request without a task where nothing has to be
@@ -219,7 +219,7 @@ class Dispatcher:
     def resolve(self, name: Name, verdict: Verdict, exchange: Exchange) -> None:
         """What a cancel request said about an order, heard or not by those who asked: it may end a doubt, and then
         another request for it need not wait for its permit any more."""
-        if self._was_another(name, exchange):
+        if self._renamed and self._was_another(name, exchange):
             return
         if self._doubts.resolve(name, verdict):
             assert self._cancels is not None, "it was asked for"
@@ -230,7 +230,7 @@ class Dispatcher:
 
     def _was_another(self, name: Name, exchange: Exchange) -> bool:
         """The request was sent when the name was another order's."""
-        renamed = self._renamed.get(name) if self._renamed else None
+        renamed = self._renamed.get(name)
         if renamed is None:
             return False
         return exchange.departed_at is None or exchange.departed_at < renamed
@@ -261,15 +261,8 @@ class Dispatcher:
 
     def open_exchange(self, endpoint: str, orders: int) -> Exchange:
         """Start the record of one request."""
-        number = next(self._numbers)
-        return Exchange(
-            number,
-            self.venue,
-            endpoint,
-            orders=orders,
-            clock=self._time,
-            emit=self._emit,
-        )
+        number, now = next(self._numbers), self._time()
+        return Exchange(number, self.venue, endpoint, orders, now, self._time, self._emit)
 
     async def admit(self, exchange: Exchange, lane: Lane) -> None:
         """Wait for the exchange's permit.
@@ -289,7 +282,7 @@ class Dispatcher:
             exchange.granted(permit, partial(meter.quota.give_back, now))
 
     def admit_at_once(
-        self, endpoint: str, may_post: Callable[[], bool] | None, lane: Lane
+        self, endpoint: str, may_post: Callable[[], bool] | None, lane: Lane, now: float
     ) -> Exchange | None:
         """Start a request about one order with its permit, or None where it has to wait, or must not be sent."""
         if may_post is not None and not may_post():
@@ -297,17 +290,18 @@ class Dispatcher:
         scope, _, quota = self._meters[endpoint]
         limiter = self._limiter if self._declared else self._shared()
         assert limiter is not None, "found when its scopes are declared"
-        permit = limiter.try_acquire(scope)
+        permit = limiter.try_acquire(scope, now)
         if permit is None:
             return None
         unused = None
         if quota is not None:
-            now = datetime.now(UTC)
-            if not quota.admit(now):
+            counted_at = datetime.now(UTC)
+            if not quota.admit(counted_at):
                 permit.give_back()
                 return None
-            unused = partial(quota.give_back, now)
-        exchange = self.open_exchange(endpoint, 1)
+            unused = partial(quota.give_back, counted_at)
+        number = next(self._numbers)
+        exchange = Exchange(number, self.venue, endpoint, 1, now, self._time, self._emit)
         exchange.lane = lane
         exchange.granted(permit, unused)
         return exchange
@@ -592,7 +586,7 @@ class Dispatcher:
         verdict = delivery.value
         if verdict is None or verdict.meaning is not Meaning.CANCELED or not delivery.is_first:
             return None
-        if not self._was_another(order.name, delivery.exchange):
+        if not self._renamed or not self._was_another(order.name, delivery.exchange):
             self._doubts.dispel(order)
         outcome = canceled_at_once(order, self.venue, verdict, self._time() - started)
         if self._emit is not None:

@@ -32,6 +32,8 @@ class Exchange:
     Args:
         number: number of the request within the gateway.
         venue, endpoint: whose request it is.
+        orders: how many orders it is about.
+        queued_at: since when it waits: monotonic seconds.
         clock: monotonic seconds.
         emit: takes the telemetry events, or None where nobody listens.
     """
@@ -61,8 +63,8 @@ class Exchange:
         number: int,
         venue: str,
         endpoint: str,
-        *,
         orders: int,
+        queued_at: float,
         clock: Callable[[], float],
         emit: Callable[[Event], None] | None,
     ) -> None:
@@ -72,7 +74,7 @@ class Exchange:
         self.orders = orders
         self.lane = Lane.READ
         """The lane in which it was admitted."""
-        self.queued_at: Final = clock()
+        self.queued_at: Final = queued_at
         self.departed_at: float | None = None
         self.departed_time = 0.0
         """The same moment on the wall clock, or on the vendor's where that is known, in seconds since the epoch."""
@@ -133,7 +135,7 @@ class Exchange:
         assert self.departed_at is None, "an exchange departs once"
         now = self._clock()
         if seen and self._permit is not None:
-            self._permit.spend()
+            self._permit.spend(now)
             self._permit = None
         self.departed_at = now
         self.departed_time = time.time()
@@ -209,10 +211,10 @@ class Exchange:
 
     def _end(self) -> None:
         assert self.ended_at is None, "an exchange ends once"
-        self.ended_at = self._clock()
+        self.ended_at = now = self._clock()
         if self._unused is not None and self.departed_at is None:
             self._unused()
         if self._permit is not None:
             if self.departed_at is not None:
-                self._permit.spend()
+                self._permit.spend(now)
             self._permit.give_back()

@@ -231,11 +231,12 @@ class Permit:
         self._queue: _Queue | None = queue
         self._weight = weight
 
-    def spend(self) -> None:
-        """The request leaves now. Once is enough; later calls change nothing."""
+    def spend(self, now: float | None = None) -> None:
+        """The request leaves now, or rather at a moment that was just read from the event loop's clock. Once is enough;
+        later calls change nothing."""
         if (queue := self._queue) is not None:
             self._queue = None
-            queue.spend(self._weight)
+            queue.spend(queue.now() if now is None else now, self._weight)
 
     def give_back(self) -> None:
         """The request will not leave. After `spend` it changes nothing."""
@@ -333,8 +334,11 @@ class _Queue:
             waiter.permit = Permit(self, waiter.weight)
             waiter.future.set_result(None)
 
-    def spend(self, weight: int) -> None:
-        self.window.spend(self._limiter.now(), weight)
+    def now(self) -> float:
+        return self._limiter.now()
+
+    def spend(self, now: float, weight: int) -> None:
+        self.window.spend(now, weight)
         cancels, reads, creates = self._lanes
         if cancels or reads or creates:
             self.serve()
@@ -431,8 +435,9 @@ class RateLimiter:
             return permit
         return await self._wait(queue, weight, lane)
 
-    def try_acquire(self, scope: Scope) -> Permit | None:
-        """The right to send one request, if nobody has to be waited for; else None. It takes weight 1.
+    def try_acquire(self, scope: Scope, now: float | None = None) -> Permit | None:
+        """The right to send one request, if nobody has to be waited for; else None. It takes weight 1. ``now`` is a
+        moment that was just read from the event loop's clock.
 
         Raises:
             UsageError: the scope was not declared, or the limiter serves another running event loop.
@@ -440,7 +445,7 @@ class RateLimiter:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._bind(loop)
-        return self._queue(scope).try_grant(loop.time(), 1)
+        return self._queue(scope).try_grant(loop.time() if now is None else now, 1)
 
     def penalize(self, scope: Scope, seconds: float) -> None:
         """Close a scope for all its users: the vendor said "too many". A shorter penalty never ends a longer one.

@@ -479,11 +479,11 @@ class RipioGateway(Adapter):
         reply = await self._ask(exchange, _naming(name), partial(self.hear_late, name, exchange))
         return {name: self.cancel_verdict(name, exchange, reply)}
 
-    def _post_cancel(self, name: Name, batch: Batch[Name, Verdict]) -> Callable[[], object]:
+    def _post_cancel(self, name: Name, batch: Batch[Name, Verdict]) -> None:
         """The same without a task: the reply is read in the step in which it comes."""
         cancel = _Cancel(self, self._dispatch, name, batch)
+        batch.withdraw = partial(self._socket.leave, cancel)
         self._socket.post(cancel)
-        return partial(self._socket.leave, cancel)
 
     def cancel_verdict(self, name: Name, exchange: Exchange, reply: wire.Frame) -> Verdict:
         """What the reply to a cancel says; whoever is in doubt about the order is told."""
