@@ -133,7 +133,6 @@ class Room:
             admit=self.admit,
             send=self.send,
             spawn=self.spawn,
-            clock=loop.time,
             join_departed=join_departed,
         )
 
@@ -209,7 +208,9 @@ class Room:
         """Join for each key."""
         callers = [Caller(key) for key in keys]
         for caller in callers:
-            caller.ticket = self.batcher.join(caller.key, lane, caller.deliveries.append)
+            caller.ticket = self.batcher.join(
+                caller.key, lane, caller.deliveries.append, self.loop.time()
+            )
         return callers
 
     def grant(self, lane: Lane | None = None) -> None:
@@ -725,9 +726,9 @@ async def test_a_delivery_may_make_another_caller_of_the_same_key_leave(room: Ro
         first.deliveries.append(delivery)
         second.leave()
 
-    first.ticket = room.batcher.join("a", Lane.CANCEL, deliver)
-    second.ticket = room.batcher.join("a", Lane.CANCEL, second.deliveries.append)
-    third.ticket = room.batcher.join("b", Lane.CANCEL, third.deliveries.append)
+    first.ticket = room.batcher.join("a", Lane.CANCEL, deliver, 0.0)
+    second.ticket = room.batcher.join("a", Lane.CANCEL, second.deliveries.append, 0.0)
+    third.ticket = room.batcher.join("b", Lane.CANCEL, third.deliveries.append, 0.0)
     await turns()
     room.admissions[0].passed.set_exception(UsageError("another event loop"))
     await turns()
@@ -1056,9 +1057,9 @@ async def test_whoever_comes_back_during_the_closing_is_told_at_once(room: Room)
     again = Caller("a")
 
     def deliver(delivery: Delivery[str]) -> None:
-        again.ticket = room.batcher.join("a", Lane.CANCEL, again.deliveries.append)
+        again.ticket = room.batcher.join("a", Lane.CANCEL, again.deliveries.append, 0.0)
 
-    room.batcher.join("a", Lane.CANCEL, deliver)
+    room.batcher.join("a", Lane.CANCEL, deliver, 0.0)
     room.batcher.close()
     assert_cut_off(again, Wire.NOT_SENT)
 
@@ -1322,7 +1323,7 @@ class Crowd(RuleBasedStateMachine):
             except AssertionError as error:  # a judgment, and not to be lost in the batcher
                 self.judgments.append(error)
 
-        caller.ticket = self.room.batcher.join(key, lane, deliver)
+        caller.ticket = self.room.batcher.join(key, lane, deliver, self.room.loop.time())
         assert not (self.closed and caller.waits), "a newcomer is told at once, too"
         if (shared := carrier(caller)) is not None:
             assert self.join_departed
@@ -1705,7 +1706,6 @@ class PostRoom(Room):
             admit=self.admit,
             send=self.send,
             spawn=self.spawn,
-            clock=loop.time,
             join_departed=True,
             admit_at_once=self.admit_at_once,
             post=self.post,
@@ -1744,7 +1744,7 @@ async def test_a_posted_request_needs_no_task(post_room: PostRoom) -> None:
     one.exchange.answered(200)
     one.succeed("a!")
     assert first.value == "a!"
-    assert first.delivery.is_first
+    assert (first.delivery.late, first.delivery.divided) == (False, 0)
     other.exchange.lost("connection reset")
     other.fail(LOST)
     assert second.failure is LOST
@@ -1829,7 +1829,7 @@ async def test_a_fault_in_one_delivery_keeps_nobody_waiting(
     def fails(_: Delivery[str]) -> None:
         raise LookupError("a bug")
 
-    room.batcher.join("a", Lane.CANCEL, fails)
+    room.batcher.join("a", Lane.CANCEL, fails, 0.0)
     callers = room.want("a", "b")
     await turns()
     request = await room.sent(departed=True)
@@ -1874,7 +1874,7 @@ async def test_what_cannot_be_admitted_at_once_is_tried_the_other_way(post_room:
 async def test_one_may_leave_while_another_is_told_that_nothing_was_sent(room: Room) -> None:
     """The request has landed already: there is nothing to withdraw."""
     told: list[Wire] = []
-    room.batcher.join("a", Lane.CANCEL, lambda _: told.append(second.leave()))
+    room.batcher.join("a", Lane.CANCEL, lambda _: told.append(second.leave()), 0.0)
     (second,) = room.want("a")
     await turns()
     request = await room.sent()

@@ -64,6 +64,11 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
+def at_hand(limiter: RateLimiter, scope: Scope = SCOPE) -> Permit | None:
+    """Take a permit if it need not be waited for."""
+    return limiter.try_acquire(scope, asyncio.get_running_loop(), now())
+
+
 async def settle() -> None:
     """Let everything run that can run without time passing."""
     for _ in range(5):
@@ -339,22 +344,22 @@ async def test_a_scope_with_room_delays_nobody() -> None:
 async def test_a_permit_that_need_not_be_waited_for_is_taken_at_once() -> None:
     """By one call, which counts like any other; where the window has no room there is none, and nobody waits."""
     limiter = limited(2, 1.0)
-    first, second = limiter.try_acquire(SCOPE), limiter.try_acquire(SCOPE)
+    first, second = at_hand(limiter), at_hand(limiter)
     assert first is not None
     assert second is not None
-    assert limiter.try_acquire(SCOPE) is None
+    assert at_hand(limiter) is None
     assert (look(limiter).granted, look(limiter).in_hand, waiting(limiter)) == (2, 2, 0)
     first.spend()
     second.give_back()
-    third = limiter.try_acquire(SCOPE)
+    third = at_hand(limiter)
     assert third is not None
     third.spend()
     await asyncio.sleep(0.999)
-    assert limiter.try_acquire(SCOPE) is None
+    assert at_hand(limiter) is None
     await asyncio.sleep(0.001)
-    assert limiter.try_acquire(SCOPE) is not None
+    assert at_hand(limiter) is not None
     with pytest.raises(UsageError, match="not declared"):
-        limiter.try_acquire(OTHER)
+        at_hand(limiter, OTHER)
 
 
 async def test_nobody_who_waits_is_passed_by() -> None:
@@ -364,13 +369,13 @@ async def test_nobody_who_waits_is_passed_by() -> None:
     (await take(limiter)).spend()
     crowd = Crowd(limiter)
     await crowd.join("heavy", weight=2)
-    assert limiter.try_acquire(SCOPE) is None
+    assert at_hand(limiter) is None
     await crowd.everybody()
     await asyncio.sleep(5.0)
     limiter.penalize(SCOPE, 3.0)
-    assert limiter.try_acquire(SCOPE) is None
+    assert at_hand(limiter) is None
     await asyncio.sleep(3.0)
-    assert limiter.try_acquire(SCOPE) is not None
+    assert at_hand(limiter) is not None
 
 
 async def test_never_more_than_the_limit_in_any_window() -> None:
@@ -1004,14 +1009,45 @@ async def test_a_stricter_declaration_fails_those_it_can_never_serve() -> None:
 
 
 async def test_those_who_wait_go_by_a_new_declaration() -> None:
-    """A declaration with a shorter window holds for those who wait already."""
-    limiter = limited(100, 300.0)
-    (await take(limiter, 100)).spend()
+    """A declaration with a longer window holds for those who wait already, and for what left before."""
+    limiter = limited(2, 1.0)
+    (await take(limiter)).spend()
+    await asyncio.sleep(0.5)
+    (await take(limiter)).spend()
     crowd, started = Crowd(limiter), now()
     await crowd.join("waits")
-    limiter.declare(SCOPE, RateLimit(1, 4.0, margin=0.0))
+    limiter.declare(SCOPE, RateLimit(2, 4.0, margin=0.0))
     await crowd.everybody()
-    assert crowd.served_at["waits"] == started + 4.0
+    assert crowd.served_at["waits"] == started - 0.5 + 4.0
+
+
+async def test_what_left_counts_as_long_as_under_the_limit_it_left_under() -> None:
+    """A declaration with fewer requests in a shorter window: nobody may go earlier for it, since the vendor may count
+    by the first one."""
+    limiter, started = limited(2, 5.0), now()
+    (await take(limiter, 2)).spend()
+    await asyncio.sleep(3.0)
+    limiter.declare(SCOPE, RateLimit(1, 2.0, margin=0.0))
+    assert at_hand(limiter) is None
+    crowd = Crowd(limiter)
+    await crowd.join("first")
+    await crowd.join("second")
+    await crowd.everybody()
+    assert [crowd.served_at[name] - started for name in ("first", "second")] == [5.0, 7.5]
+
+
+def test_a_log_stays_in_order_when_windows_become_shorter() -> None:
+    """What leaves after a declaration counts as long as what left before it, or longer."""
+    window = Window(RateLimit(3, 10.0, margin=0.0))
+    for at in (0.0, 1.0):
+        window.take(1)
+        window.spend(at, 1)
+    window.go_by(RateLimit(3, 2.0, margin=0.0))
+    window.take(1)
+    window.spend(2.0, 1)
+    assert [window.free_at(2.0, weight) for weight in (1, 2, 3)] == [10.0, 11.0, 11.0]
+    assert window.free_at(10.5, 1) <= 10.5
+    assert window.in_window == 2
 
 
 @pytest.mark.parametrize("weight", [-1, 0, 4])
@@ -1643,7 +1679,7 @@ class AnythingAtAnyTime(RuleBasedStateMachine):
         """
         if not sender.tries:
             return await self.limiter.acquire(sender.scope, lane=sender.lane, weight=sender.weight)
-        permit = self.limiter.try_acquire(sender.scope)
+        permit = at_hand(self.limiter, sender.scope)
         if permit is not None:
             return permit
         seen, most = look(self.limiter, sender.scope), self.places[sender.scope].most

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from tronsave_async.errors import GatewayError, RequestFailed
 from tronsave_async.limiter import Lane
 from tronsave_async.outcomes import Wire
-from tronsave_async.tasks import guarded
+from tronsave_async.tasks import report
 
 if TYPE_CHECKING:
     from tronsave_async.exchange import Exchange
@@ -57,11 +57,6 @@ class Delivery(Generic[R]):
         self.failure = failure
         self.divided = divided
         self.late = late
-
-    @property
-    def is_first(self) -> bool:
-        """It answers the first request that carried the key for this caller."""
-        return not (self.late or self.divided)
 
     @property
     def reached(self) -> Wire:
@@ -190,7 +185,10 @@ class _Slot(Generic[K, R]):
             del tickets[ticket]
             divided = self.divided - ticket.divided_before
             delivery = Delivery(exchange, value, failure, divided, late)
-            guarded(ticket.deliver, delivery, "a delivery")  # a fault in one keeps no other waiting
+            try:
+                ticket.deliver(delivery)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - one's fault is no other's
+                report(error, "a delivery")
 
 
 class Batch(Generic[K, R]):
@@ -232,7 +230,6 @@ class Batcher(Generic[K, R]):
         send: sends one request for the keys and returns what it brought for each; raises a `GatewayError` for all of
             them, or `Divide`.
         spawn: runs the gateway's background tasks.
-        clock: monotonic seconds.
         join_departed: a newcomer may share the request that is already under way for its key, as long as somebody
             still waits for it. Right for cancels, whose aim is a state; wrong for reads, which must see what happened
             before they were asked for.
@@ -250,7 +247,6 @@ class Batcher(Generic[K, R]):
         admit: Callable[[Exchange, Lane], Awaitable[None]],
         send: Callable[[Sequence[K], Exchange], Awaitable[Mapping[K, R]]],
         spawn: Spawn,
-        clock: Callable[[], float],
         join_departed: bool,
         admit_at_once: Callable[[Lane, float], Exchange | None] | None = None,
         post: Callable[[K, Batch[K, R]], None] | None = None,
@@ -260,7 +256,6 @@ class Batcher(Generic[K, R]):
         self._admit = admit
         self._send = send
         self._spawn = spawn
-        self._clock = clock
         self._join_departed = join_departed
         self._admit_at_once = admit_at_once
         self._post = post
@@ -275,16 +270,17 @@ class Batcher(Generic[K, R]):
         self._flushers: dict[Lane, asyncio.Task[None]] = {}
         self._closed = False
 
-    def join(self, key: K, lane: Lane, deliver: Callable[[Delivery[R]], None]) -> Ticket[K, R]:
-        """Want ``key`` with the next request. ``deliver`` is called once, on the event loop, unless left before; at
-        once, if the batcher is closed."""
+    def join(
+        self, key: K, lane: Lane, deliver: Callable[[Delivery[R]], None], now: float
+    ) -> Ticket[K, R]:
+        """Want ``key`` with the next request, at ``now`` (monotonic seconds). ``deliver`` is called once, on the event
+        loop, unless left before; in this step, if the batcher is closed, or closes."""
         if self._closed:
-            return self._turn_away(key, lane, deliver)
-        slot = self._find(key, lane)
+            return self._turn_away(key, lane, deliver, now)
+        slot = self._find(key, lane) if self._flushers else self._find_under_way(key)
         is_new = slot is None
         if slot is None:
             slot = _Slot(self, key, lane)
-        now = self._clock()
         ticket = Ticket(slot, deliver, now)
         slot.tickets[ticket] = None
         if is_new and not self._post_at_once(slot, now):
@@ -345,12 +341,12 @@ class Batcher(Generic[K, R]):
         self._fail_waiting(None)
 
     def _turn_away(
-        self, key: K, lane: Lane, deliver: Callable[[Delivery[R]], None]
+        self, key: K, lane: Lane, deliver: Callable[[Delivery[R]], None], now: float
     ) -> Ticket[K, R]:
         exchange = self._open_exchange(1)
         exchange.lost("never sent")
         deliver(Delivery(exchange, None, _failure(exchange, "gateway closed")))
-        return Ticket(_Slot(self, key, lane), deliver, self._clock())
+        return Ticket(_Slot(self, key, lane), deliver, now)
 
     def _fail_waiting(self, failure: GatewayError | None) -> None:
         slots = [slot for lane in self._waiting.values() for slot in lane.values()]
@@ -367,8 +363,6 @@ class Batcher(Generic[K, R]):
                 slot.deliver(exchange, None, failure)
 
     def _find(self, key: K, lane: Lane) -> _Slot[K, R] | None:
-        if not self._flushers:  # then nobody waits
-            return self._find_under_way(key)
         for queued in Lane:
             if (slot := self._waiting[queued].get(key)) is not None:
                 if lane < queued:

@@ -195,7 +195,6 @@ class Dispatcher:
             admit=self.admit,
             send=send,
             spawn=self.spawn,
-            clock=clock,
             join_departed=join_departed,
             admit_at_once=partial(self.admit_at_once, endpoint, may_post),
             post=post,
@@ -290,7 +289,7 @@ class Dispatcher:
         scope, _, quota = self._meters[endpoint]
         limiter = self._limiter if self._declared else self._shared()
         assert limiter is not None, "found when its scopes are declared"
-        permit = limiter.try_acquire(scope, now)
+        permit = limiter.try_acquire(scope, self.loop, now)
         if permit is None:
             return None
         unused = None
@@ -340,7 +339,7 @@ class Dispatcher:
     async def fetch(self, batcher: Batcher[K, R], key: K, lane: Lane) -> Delivery[R]:
         """Want ``key`` from ``batcher``. Canceling the call takes only this interest away."""
         mailbox: Mailbox[R] = Mailbox(self.loop)
-        ticket = batcher.join(key, lane, mailbox)
+        ticket = batcher.join(key, lane, mailbox, self._time())
         try:
             return await mailbox.wait()
         except asyncio.CancelledError:
@@ -373,7 +372,8 @@ class Dispatcher:
     ) -> tuple[list[str], Delivery[R] | None]:
         """Ask once for all ``keys``; put what is told into ``found``, and return what failed."""
         mailboxes = {key: Mailbox[R](self.loop) for key in keys}
-        tickets = {key: batcher.join(key, Lane.READ, box) for key, box in mailboxes.items()}
+        now = self._time()
+        tickets = {k: batcher.join(k, Lane.READ, box, now) for k, box in mailboxes.items()}
         failed: list[str] = []
         last: Delivery[R] | None = None
         try:
@@ -463,14 +463,14 @@ class Dispatcher:
     async def cancel(self, order: OrderRef, timeout: float | None) -> CancelOutcome:
         """Cancel one order; see `OrderGateway.cancel`."""
         timeout = timeout_seconds(timeout)
-        self.check_open()
+        loop = self.check_open()
         opening = self._opening(order)
         if opening is not _AT_ONCE:
             case = self.open_case(order)
             deadline = None if timeout is None else clock() + timeout
             await self._settle_until(deadline, case, self.begin(case, opening, deadline))
             return self._conclude(case)
-        mailbox: Mailbox[Verdict] = Mailbox(self.loop)
+        mailbox: Mailbox[Verdict] = Mailbox(loop)
         ticket = self.join(order, mailbox)
         started = ticket.joined_at
         if timeout is not None:
@@ -577,14 +577,16 @@ class Dispatcher:
         """Want an order with the next cancel request."""
         assert self._cancels is not None, "set by the gateway"
         assert self._key is not None, "set by the gateway"
-        return self._cancels.join(self._key(order), Lane.CANCEL, deliver)
+        return self._cancels.join(self._key(order), Lane.CANCEL, deliver, self._time())
 
     def success(
         self, order: OrderRef, delivery: Delivery[Verdict], started: float
     ) -> CancelOutcome | None:
         """The outcome, told to whoever listens, if the first request canceled the order; else a case is opened."""
         verdict = delivery.value
-        if verdict is None or verdict.meaning is not Meaning.CANCELED or not delivery.is_first:
+        if verdict is None or verdict.meaning is not Meaning.CANCELED:
+            return None
+        if delivery.late or delivery.divided:  # it answers another request than the first
             return None
         if not self._renamed or not self._was_another(order.name, delivery.exchange):
             self._doubts.dispel(order)
@@ -624,8 +626,8 @@ class Dispatcher:
 
     # -- lifetime -------------------------------------------------------------------------------------------------
 
-    def check_open(self) -> None:
-        """Bind the gateway to the running event loop on its first call.
+    def check_open(self) -> asyncio.AbstractEventLoop:
+        """Bind the gateway to the running event loop on its first call, and return it.
 
         Raises:
             GatewayClosed: it is closed.
@@ -639,6 +641,7 @@ class Dispatcher:
             self._time = loop.time
         elif self._loop is not loop:
             raise UsageError(f"this {self.venue} gateway serves another event loop: open a new one")
+        return loop
 
     async def aclose(self) -> None:
         """End every call at once with what was proved so far, and close the transport. Idempotent, from any task.
