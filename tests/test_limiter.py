@@ -64,11 +64,6 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def at_hand(limiter: RateLimiter, scope: Scope = SCOPE) -> Permit | None:
-    """Take a permit if it need not be waited for."""
-    return limiter.try_acquire(scope, asyncio.get_running_loop(), now())
-
-
 async def settle() -> None:
     """Let everything run that can run without time passing."""
     for _ in range(5):
@@ -344,22 +339,22 @@ async def test_a_scope_with_room_delays_nobody() -> None:
 async def test_a_permit_that_need_not_be_waited_for_is_taken_at_once() -> None:
     """By one call, which counts like any other; where the window has no room there is none, and nobody waits."""
     limiter = limited(2, 1.0)
-    first, second = at_hand(limiter), at_hand(limiter)
+    first, second = limiter.try_acquire(SCOPE), limiter.try_acquire(SCOPE)
     assert first is not None
     assert second is not None
-    assert at_hand(limiter) is None
+    assert limiter.try_acquire(SCOPE) is None
     assert (look(limiter).granted, look(limiter).in_hand, waiting(limiter)) == (2, 2, 0)
     first.spend()
     second.give_back()
-    third = at_hand(limiter)
+    third = limiter.try_acquire(SCOPE)
     assert third is not None
     third.spend()
     await asyncio.sleep(0.999)
-    assert at_hand(limiter) is None
+    assert limiter.try_acquire(SCOPE) is None
     await asyncio.sleep(0.001)
-    assert at_hand(limiter) is not None
+    assert limiter.try_acquire(SCOPE) is not None
     with pytest.raises(UsageError, match="not declared"):
-        at_hand(limiter, OTHER)
+        limiter.try_acquire(OTHER)
 
 
 async def test_nobody_who_waits_is_passed_by() -> None:
@@ -369,13 +364,13 @@ async def test_nobody_who_waits_is_passed_by() -> None:
     (await take(limiter)).spend()
     crowd = Crowd(limiter)
     await crowd.join("heavy", weight=2)
-    assert at_hand(limiter) is None
+    assert limiter.try_acquire(SCOPE) is None
     await crowd.everybody()
     await asyncio.sleep(5.0)
     limiter.penalize(SCOPE, 3.0)
-    assert at_hand(limiter) is None
+    assert limiter.try_acquire(SCOPE) is None
     await asyncio.sleep(3.0)
-    assert at_hand(limiter) is not None
+    assert limiter.try_acquire(SCOPE) is not None
 
 
 async def test_never_more_than_the_limit_in_any_window() -> None:
@@ -1028,7 +1023,7 @@ async def test_what_left_counts_as_long_as_under_the_limit_it_left_under() -> No
     (await take(limiter, 2)).spend()
     await asyncio.sleep(3.0)
     limiter.declare(SCOPE, RateLimit(1, 2.0, margin=0.0))
-    assert at_hand(limiter) is None
+    assert limiter.try_acquire(SCOPE) is None
     crowd = Crowd(limiter)
     await crowd.join("first")
     await crowd.join("second")
@@ -1679,7 +1674,7 @@ class AnythingAtAnyTime(RuleBasedStateMachine):
         """
         if not sender.tries:
             return await self.limiter.acquire(sender.scope, lane=sender.lane, weight=sender.weight)
-        permit = at_hand(self.limiter, sender.scope)
+        permit = self.limiter.try_acquire(sender.scope)
         if permit is not None:
             return permit
         seen, most = look(self.limiter, sender.scope), self.places[sender.scope].most

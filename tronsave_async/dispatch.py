@@ -289,7 +289,7 @@ class Dispatcher:
         scope, _, quota = self._meters[endpoint]
         limiter = self._limiter if self._declared else self._shared()
         assert limiter is not None, "found when its scopes are declared"
-        permit = limiter.try_acquire(scope, self.loop, now)
+        permit = limiter.at_hand(scope, self.loop, now)
         if permit is None:
             return None
         unused = None

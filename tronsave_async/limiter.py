@@ -460,15 +460,17 @@ class RateLimiter:
             return permit
         return await self._wait(queue, weight, lane)
 
-    def try_acquire(
-        self, scope: Scope, loop: asyncio.AbstractEventLoop, now: float
-    ) -> Permit | None:
+    def try_acquire(self, scope: Scope) -> Permit | None:
         """The right to send one request, if nobody has to be waited for; else None. It takes weight 1.
 
-        Args:
-            scope: what the vendor meters, declared before.
-            loop: the running event loop.
-            now: its time, just read.
+        Raises:
+            UsageError: the scope was not declared, or the limiter serves another running event loop.
+        """
+        loop = asyncio.get_running_loop()
+        return self.at_hand(scope, loop, loop.time())
+
+    def at_hand(self, scope: Scope, loop: asyncio.AbstractEventLoop, now: float) -> Permit | None:
+        """`try_acquire` for who knows the running event loop and has just read its time.
 
         Raises:
             UsageError: the scope was not declared, or the limiter serves another running event loop.
