@@ -64,7 +64,9 @@ class Desk:
         self.cases[str(order)] = case
         return case
 
-    def join(self, order: OrderRef, deliver: Callable[[Delivery[Verdict]], None]) -> Wanted:
+    def join(
+        self, order: OrderRef, deliver: Callable[[Delivery[Verdict]], None], now: float
+    ) -> Wanted:
         """Give an order a place."""
         wanted = self.wanted[str(order)] = Wanted(deliver)
         if (verdict := self.at_once.get(str(order))) is not None:

@@ -178,7 +178,8 @@ class _Slot(Generic[K, R]):
         failure: GatewayError | None,
         late: bool = False,
     ) -> None:
-        """Deliver to all who want it. One's delivery may make another leave."""
+        """Deliver to all who want it, and let no newcomer join. One's delivery may make another leave."""
+        self.batcher.release(self)
         tickets = self.tickets
         while tickets:
             ticket = next(iter(tickets))
@@ -189,6 +190,7 @@ class _Slot(Generic[K, R]):
                 ticket.deliver(delivery)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - one's fault is no other's
                 report(error, "a delivery")
+        self.batch = None  # no cycle is left behind for the garbage collector
 
 
 class Batch(Generic[K, R]):
@@ -209,7 +211,7 @@ class Batch(Generic[K, R]):
     def succeed(self, value: R) -> None:
         """The posted request brought this for its key."""
         if self._batcher.ends(self):
-            self._batcher.tell(self, self.slots[0], value, None)
+            self.slots[0].deliver(self.exchange, value, None)
 
     def fail(self, failure: GatewayError) -> None:
         """The posted request brought nothing."""
@@ -318,6 +320,11 @@ class Batcher(Generic[K, R]):
             self._retire_flushers()
         slot.deliver(exchange, value, None, late=True)
 
+    def release(self, slot: _Slot[K, R]) -> None:
+        """The request of a slot has ended (internal to the slots)."""
+        if self._under_way.get(slot.key) is slot:
+            del self._under_way[slot.key]
+
     def detach(self, key: K) -> None:
         """Let no newcomer share the request under way for ``key``: the key names something else from now on."""
         self._under_way.pop(key, None)
@@ -363,10 +370,10 @@ class Batcher(Generic[K, R]):
                 slot.deliver(exchange, None, failure)
 
     def _find(self, key: K, lane: Lane) -> _Slot[K, R] | None:
-        for queued in Lane:
-            if (slot := self._waiting[queued].get(key)) is not None:
+        for queued, waiting in self._waiting.items():
+            if (slot := waiting.get(key)) is not None:
                 if lane < queued:
-                    del self._waiting[queued][key]
+                    del waiting[key]
                     self._enqueue(slot, lane)
                 return slot
         for half in self._divided:
@@ -491,7 +498,7 @@ class Batcher(Generic[K, R]):
         """A request under way has ended: tell those who want its keys. A second landing changes nothing."""
         if self.ends(batch, failure):
             for slot in batch.slots:
-                self.tell(batch, slot, results.get(slot.key), failure)
+                slot.deliver(batch.exchange, results.get(slot.key), failure)
 
     def ends(self, batch: Batch[K, R], failure: GatewayError | None = None) -> bool:
         """The only place where a request under way ends; False if it had ended before."""
@@ -504,14 +511,6 @@ class Batcher(Generic[K, R]):
         batch.withdraw = None
         return True
 
-    def tell(
-        self, batch: Batch[K, R], slot: _Slot[K, R], value: R | None, failure: GatewayError | None
-    ) -> None:
-        """Deliver what an ended request brought for one of its keys."""
-        self._release(slot)
-        slot.deliver(batch.exchange, value, failure)
-        slot.batch = None  # no cycle is left behind for the garbage collector
-
     def _divide(self, batch: Batch[K, R]) -> None:
         """Let those who are still wanted wait again, in two halves. One key alone cannot be divided: it fails."""
         if len(batch.slots) == 1:
@@ -519,7 +518,7 @@ class Batcher(Generic[K, R]):
             return
         self._batches.discard(batch)
         for slot in batch.slots:
-            self._release(slot)
+            self.release(slot)
             slot.batch = None
             slot.divided += 1
         wanted = [slot for slot in batch.slots if slot.tickets]
@@ -527,10 +526,6 @@ class Batcher(Generic[K, R]):
         self._divided.extend(half for half in (wanted[:middle], wanted[middle:]) if half)
         if wanted:
             self._ensure_flusher(Lane.CANCEL)
-
-    def _release(self, slot: _Slot[K, R]) -> None:
-        if self._under_way.get(slot.key) is slot:
-            del self._under_way[slot.key]
 
 
 def _failure(exchange: Exchange, reason: str) -> RequestFailed:

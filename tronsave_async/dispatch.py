@@ -471,8 +471,8 @@ class Dispatcher:
             await self._settle_until(deadline, case, self.begin(case, opening, deadline))
             return self._conclude(case)
         mailbox: Mailbox[Verdict] = Mailbox(loop)
-        ticket = self.join(order, mailbox)
-        started = ticket.joined_at
+        started = self._time()
+        ticket = self.join(order, mailbox, started)
         if timeout is not None:
             self._deadlines.enter(mailbox, timeout, started)
         try:
@@ -572,12 +572,12 @@ class Dispatcher:
             step = await (self._send_cancel(case) if step.sends else self._look_back(case))
 
     def join(
-        self, order: OrderRef, deliver: Callable[[Delivery[Verdict]], None]
+        self, order: OrderRef, deliver: Callable[[Delivery[Verdict]], None], now: float
     ) -> Ticket[Any, Verdict]:
-        """Want an order with the next cancel request."""
+        """Want an order with the next cancel request, since ``now`` (monotonic seconds)."""
         assert self._cancels is not None, "set by the gateway"
         assert self._key is not None, "set by the gateway"
-        return self._cancels.join(self._key(order), Lane.CANCEL, deliver, self._time())
+        return self._cancels.join(self._key(order), Lane.CANCEL, deliver, now)
 
     def success(
         self, order: OrderRef, delivery: Delivery[Verdict], started: float
@@ -588,11 +588,12 @@ class Dispatcher:
             return None
         if delivery.late or delivery.divided:  # it answers another request than the first
             return None
-        if not self._renamed or not self._was_another(order.name, delivery.exchange):
+        exchange = delivery.exchange
+        assert exchange.ended_at is not None, "it was answered"
+        if not self._renamed or not self._was_another(order.name, exchange):
             self._doubts.dispel(order)
-        outcome = canceled_at_once(order, self.venue, verdict, self._time() - started)
+        outcome = canceled_at_once(order, self.venue, verdict, exchange.ended_at - started)
         if self._emit is not None:
-            exchange = delivery.exchange
             self._tell_outcome(outcome, exchange.queue_time(started), exchange.wire_time, 0.0)
         return outcome
 
@@ -752,7 +753,7 @@ class Dispatcher:
 
     async def _send_cancel(self, case: Case) -> Step:
         mailbox: Mailbox[Verdict] = Mailbox(self.loop)
-        ticket = self.join(case.order, mailbox)
+        ticket = self.join(case.order, mailbox, self._time())
         try:
             delivery = await mailbox.wait()
         except asyncio.CancelledError:

@@ -102,7 +102,10 @@ class CancelMany:
         return case
 
     def _join(self, index: int) -> None:
-        ticket = self._dispatcher.join(self._orders[index], partial(self._deliver, index))
+        deliver = partial(
+            CancelMany._deliver, self, index
+        )  # a bound method would be one object more
+        ticket = self._dispatcher.join(self._orders[index], deliver, self._started)
         if ticket.is_open:  # else it was delivered to in this step
             self._tickets[index] = ticket
 
