@@ -278,7 +278,7 @@ class Dispatcher:
         if meter.quota is not None:
             now = datetime.now(UTC)
             meter.quota.count(now)
-            exchange.granted(permit, partial(meter.quota.give_back, now))
+            exchange.counted(meter.quota, now)
 
     def admit_at_once(
         self, endpoint: str, may_post: Callable[[], bool] | None, lane: Lane, now: float
@@ -292,17 +292,16 @@ class Dispatcher:
         permit = limiter.at_hand(scope, self.loop, now)
         if permit is None:
             return None
-        unused = None
-        if quota is not None:
-            counted_at = datetime.now(UTC)
-            if not quota.admit(counted_at):
-                permit.give_back()
-                return None
-            unused = partial(quota.give_back, counted_at)
+        counted_at = datetime.now(UTC)
+        if quota is not None and not quota.admit(counted_at):
+            permit.give_back()
+            return None
         number = next(self._numbers)
         exchange = Exchange(number, self.venue, endpoint, 1, now, self._time, self._emit)
         exchange.lane = lane
-        exchange.granted(permit, unused)
+        exchange.granted(permit)
+        if quota is not None:
+            exchange.counted(quota, counted_at)
         return exchange
 
     async def carry(self, exchange: Exchange, sending: Awaitable[P]) -> P:
