@@ -399,9 +399,9 @@ class Case:
         """The order was read back; None where the vendor tells nothing about it."""
         self._reads += 1
         self.failures = 0
-        state = OrderState.UNKNOWN if snapshot is None else snapshot.state
-        if snapshot is None or not (state.is_closed or state.is_open):
+        if snapshot is None or not (snapshot.state.is_closed or snapshot.state.is_open):
             return self._untold(now)
+        state = snapshot.state
         contradicted = self._last_state is not None and self._last_state.is_closed
         self._last_state = state
         if state is OrderState.CANCELED and self.doubt:
