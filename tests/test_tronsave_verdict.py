@@ -917,6 +917,8 @@ STATES = {
 def test_a_known_word_is_a_state_in_any_case(word: str, state: OrderState) -> None:
     """Two words mean filled, two spellings mean canceled, and their case does not matter."""
     assert {state_of_word(form) for form in (word, word.upper(), word.lower())} == {state}
+    snapshot = snapshot_of_word(ORDER, word)
+    assert (snapshot.state, snapshot.vendor_state) == (state, word)
 
 
 @pytest.mark.parametrize("word", [None, "", " ", "Failed", "Confirmed", "not pending", "Pending."])
