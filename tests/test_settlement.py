@@ -843,10 +843,11 @@ def test_a_refusal_after_the_first_look(
     assert type(case.outcome) is kind
 
 
-def test_a_first_look_that_fails_counts_for_nothing() -> None:
-    """The cancel goes out as without the look: all looks are left to be tried, and the pauses start anew."""
+@pytest.mark.parametrize("look", [reads(OPEN), reads(None), READ_FAILED])
+def test_a_first_look_counts_for_nothing(look: Event) -> None:
+    """The cancel goes out as without the look: all read-backs are left to be tried, and the pauses start anew."""
     case = opened()
-    assert tell(case, READ_FAILED) is Step.SEND
+    assert tell(case, look) is Step.SEND
     assert (case.failures, case.was_read) == (0, False)
     assert tell(case, UNPROVED) is Step.READ_BACK
     for _ in range(LIMIT - 1):
