@@ -211,7 +211,9 @@ def test_the_reason_why_a_success_proves_nothing_is_said() -> None:
     assert told(DISPUTED["not found, with a result"]).message == "a result inside status 404: 40401"
     assert told({**failed(None), "error": None}).message == "its status cannot be read"
     assert told({**failed(201), "error": None}).message == "status 201 is no success of any page"
+    assert told({**failed(300), "error": None}).message == "status 300 proves nothing"
     assert told({**failed(400), "error": None}).message == "status 400 proves nothing"
+    assert told(failed(400, None, "Timeout.")).message == "status 400 proves nothing: Timeout."
     assert told(failed(408, 7, "Slow")).message == "status 408 proves nothing: 7"
 
 
@@ -727,8 +729,118 @@ def test_what_an_error_means_for_its_order(case: Case) -> None:
         assert said.error.status == read.status
     else:
         assert isinstance(said.error, BadReply)
+        assert (said.error.venue, said.error.endpoint) == ("ripio", "cancel")
         assert (said.code, said.message) == (None, said.error.reason)
         assert (said.error.wire, said.error.status) == (Wire.ANSWERED, read.status or None)
+
+
+# The vendor's pages, Error codes (both generations), but for those whose meaning depends on the message; those of three
+# digits were seen.
+CODES_OF: dict[type[VendorError], tuple[int, ...]] = {
+    InvalidRequest: (40000,),
+    BusinessRefusal: (
+        *(40020, 40021, 40408),
+        *(40030, 40031, 40032, 40033, 40034, 40035, 40040, 40041, 40050),
+    ),
+    WrongEndpoint: (40090,),
+    AuthenticationRejected: (40100, 401),
+    PermissionDenied: (40300, 403),
+    RateLimited: (42900, 429),
+    VendorFailure: (50000, 50001, 50002, 50003, 500, 502, 503, 504),
+}
+ACCOUNT_ERRORS = {AuthenticationRejected, PermissionDenied}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(code, kind) for kind, codes in CODES_OF.items() for code in codes]
+)
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(401, ACCOUNT_ERRORS), (403, ACCOUNT_ERRORS), (429, {RateLimited})],
+)
+def test_a_documented_code_must_fit_a_status_that_says_something_by_itself(
+    code: int, kind: type[VendorError], status: int, said: set[type[VendorError]]
+) -> None:
+    """The account's codes fit each other's status; any other code contradicts it, and proves nothing."""
+    assert type(told(failed(status, code)).error) is (kind if kind in said else BadReply)
+    # with a status that only refuses the request, the code says why
+    assert type(told(failed(400, code)).error) is kind
+
+
+REFUSING = {400, 404, 405, 409, 410, 413, 415, 422}
+
+
+@pytest.mark.parametrize("status", sorted({*range(300, 500)} - {401, 403, 429}))
+def test_only_some_statuses_refuse_a_request(status: int) -> None:
+    """Refused before anything was done: the code says why. With any other status it may have been carried out."""
+    said = told(failed(status, 40000, "Invalid parameters"))
+    refused = status in REFUSING
+    assert said.meaning is (Meaning.UNPROVED if refused else Meaning.AMBIGUOUS)
+    assert type(said.error) is (InvalidRequest if refused else BadReply)
+
+
+WORDINGS: dict[int, tuple[Meaning, OrderState, list[str]]] = {
+    40021: (
+        Meaning.ALREADY_CLOSED,
+        OrderState.FILLED,
+        [
+            *("Order was completely executed", "The order is fully executed."),
+            *("order has been executed completely", "Order already executed completely."),
+        ],
+    ),
+    40020: (
+        Meaning.ALREADY_CLOSED,
+        OrderState.CANCELED,
+        [
+            *("Order was canceled", "The order is already cancelled.", "order has been canceled"),
+            *("Order canceled already",),
+        ],
+    ),
+    40408: (
+        Meaning.ALREADY_CLOSED,
+        OrderState.CLOSED,
+        [
+            *("Cannot cancel a cancelled or fully executed order", "Order already canceled"),
+            *("Cannot update an already canceled or fully executed order.",),
+            *("Order was already closed", "The order is already executed."),
+            *("order has been already cancelled or fully executed", "Order already executed"),
+        ],
+    ),
+    40400: (
+        Meaning.NOT_FOUND,
+        OrderState.CLOSED,
+        [
+            "The order was not found",
+            "order id 7155 not found",
+            "Order with external_id: a not found",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [(code, text) for code, case in WORDINGS.items() for text in case[2]]
+)
+def test_every_wording_that_is_understood(code: int, text: str) -> None:
+    """Alone; with any word beside it, it may mean anything, and the order is read back."""
+    meaning, state, _ = WORDINGS[code]
+    said = told(failed(400, code, text))
+    assert (said.meaning, said.state) == (meaning, state)
+    for beside in (f"Perhaps {text}", f"{text} soon"):
+        assert told(failed(400, code, beside)).meaning is Meaning.UNPROVED
+
+
+@pytest.mark.parametrize("word", ["url", "path", "route", "endpoint"])
+@pytest.mark.parametrize("code", [40400, 40401])
+def test_words_for_an_address_that_is_not_known(code: int, word: str) -> None:
+    """It is the call that is not found, and not the order."""
+    assert type(told(failed(404, code, f"The {word} was not found")).error) is WrongEndpoint
+
+
+@pytest.mark.parametrize("text", ["Invalid token", "Account blocked", "Unknown API key"])
+def test_words_for_an_account_that_is_not_accepted(text: str) -> None:
+    """OLD has one code for whatever is not authorized: about these, a fresh signature changes nothing."""
+    assert told(failed(401, 40100, text)).meaning is Meaning.ACCOUNT
 
 
 def test_the_words_are_quoted_verbatim() -> None:
@@ -814,8 +926,9 @@ def test_an_error_depends_on_its_call(
         if endpoint == "create"
         else partial(verdict.updated, order_id=ORDER_ID)
     )
-    with pytest.raises(kind):
+    with pytest.raises(kind) as caught:
         read(reply)
+    assert getattr(caught.value, "endpoint", None) == endpoint
 
 
 def test_an_error_carries_the_pause_that_the_vendor_asks_for() -> None:
@@ -883,10 +996,19 @@ def test_an_update_answers_with_nothing() -> None:
     """Null or an order is a success; anything else may be one."""
     verdict.updated(frame({**CANCELED, "result": None}), ORDER_ID)
     verdict.updated(frame(CANCELED), ORDER_ID)
-    with pytest.raises(BadReply, match="not an order"):
-        verdict.updated(frame({**CANCELED, "result": False}), ORDER_ID)
-    with pytest.raises(BadReply, match="another order"):
-        verdict.updated(frame(CANCELED), OTHER_ID)
+    for reply, order_id, reason in (
+        (frame({**CANCELED, "result": False}), ORDER_ID, "the result is not an order"),
+        (frame(CANCELED), OTHER_ID, "the reply is about another order"),
+    ):
+        with pytest.raises(BadReply) as caught:
+            verdict.updated(reply, order_id)
+        check_bad(caught.value, "update", reason)
+
+
+def check_bad(error: BadReply, endpoint: str, reason: str) -> None:
+    """Assert that an unreadable success says whose it was, to which call, and that it was a reply."""
+    assert (error.venue, error.endpoint, error.reason) == ("ripio", endpoint, reason)
+    assert (error.status, error.wire) == (200, Wire.ANSWERED)
 
 
 UNREADABLE_SUCCESSES = {
@@ -908,6 +1030,17 @@ def test_a_create_that_is_not_plainly_answered_may_have_been_carried_out(
     with pytest.raises(BadReply) as caught:
         verdict.created_order(frame(message))
     assert (caught.value.wire, caught.value.endpoint) == (Wire.ANSWERED, "create")
+
+
+def test_a_create_whose_order_is_not_told_says_so() -> None:
+    """Null is a success of update only."""
+    for result, reason in (
+        (None, "the reply does not tell the order"),
+        ({"status": "open"}, "the result is not an order"),
+    ):
+        with pytest.raises(BadReply) as caught:
+            verdict.created_order(frame({**CANCELED, "result": result}))
+        check_bad(caught.value, "create", reason)
 
 
 # -- replies over REST -----------------------------------------------------------------------------
@@ -949,7 +1082,10 @@ REST_ERRORS: dict[str, tuple[int, bytes, type[GatewayError]]] = {
     "limit in silence": (429, b"", RateLimited),
     "failure": (500, body(50001, "Data"), VendorFailure),
     "maintenance": (503, body(503, "Maintenance"), VendorFailure),
+    "failure in HTML": (500, b"<html><h1>500</h1></html>", VendorFailure),
     "bad gateway": (502, b"<html><h1>502 Bad Gateway</h1></html>", VendorFailure),
+    "a record that is no success": (300, encoded(RECORD), BadReply),
+    "a record before the reply": (199, encoded(RECORD), BadReply),
     "not found in a failure": (500, body(40401, "Order not found."), VendorFailure),
     "redirect": (301, b"", WrongEndpoint),
     "redirect, 307": (307, b"<html>", WrongEndpoint),
@@ -1001,14 +1137,16 @@ def test_an_error_over_rest_is_typed(status: int, reply: bytes, kind: type[Gatew
 
 def test_a_bad_reply_over_rest_says_why() -> None:
     """In a few words."""
-    with pytest.raises(BadReply, match="status 404 in a shape that is not Ripio's"):
-        verdict.order_record(404, b"<html>")
-    with pytest.raises(BadReply, match="an error inside status 200: 40401"):
-        verdict.order_record(200, body(40401, "Order not found."))
-    with pytest.raises(BadReply, match="the reply is not Ripio's"):
-        verdict.order_record(200, b"{}")
-    with pytest.raises(BadReply, match="status 401 proves nothing: 40401"):
-        verdict.order_record(401, body(40401, "Order not found."))
+    not_found = body(40401, "Order not found.")
+    for status, reply, reason in (
+        (404, b"<html>", "status 404 in a shape that is not Ripio's"),
+        (200, not_found, "an error inside status 200: 40401"),
+        (200, b"{}", "the reply is not Ripio's"),
+        (401, not_found, "status 401 proves nothing: 40401"),
+    ):
+        with pytest.raises(BadReply) as caught:
+            verdict.order_record(status, reply)
+        assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize(("status", "kind"), [(200, BadReply), (404, BadReply), (429, RateLimited)])

@@ -17,11 +17,18 @@ from hypothesis import strategies as st
 from tronsave_async.errors import (
     AuthenticationRejected,
     BadReply,
+    BusinessRefusal,
     ConnectFailed,
     ConnectionLost,
     GatewayClosed,
     GatewayError,
+    InvalidRequest,
+    OrderNotFound,
+    PermissionDenied,
+    RateLimited,
     UsageError,
+    VendorFailure,
+    WrongEndpoint,
 )
 from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
 from tronsave_async.outcomes import (
@@ -37,6 +44,7 @@ from tronsave_async.outcomes import (
     Wire,
 )
 from tronsave_async.settlement import (
+    MEANINGS,
     REMEMBERED,
     Case,
     Doubts,
@@ -143,6 +151,48 @@ FILLED, DEAD, EXPIRED, CLOSED = (
     OrderState.EXPIRED,
     OrderState.CLOSED,
 )
+
+# -- what an error means, and what a reply says ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("meaning", "errors"),
+    [
+        (Meaning.ACCOUNT, {AuthenticationRejected, PermissionDenied, WrongEndpoint}),
+        (Meaning.NOT_FOUND, {OrderNotFound}),
+        (Meaning.NOT_PROCESSED, {RateLimited}),
+        # the vendor did not cancel, and its words need not say what became of the order
+        (Meaning.UNPROVED, {InvalidRequest, BusinessRefusal}),
+        # the request may have been carried out
+        (Meaning.AMBIGUOUS, {VendorFailure, BadReply}),
+    ],
+)
+def test_what_an_error_means_unless_a_vendor_knows_better(
+    meaning: Meaning, errors: set[type[GatewayError]]
+) -> None:
+    """No error proves an order dead, and only the vendor's own words say that there is none."""
+    assert {error for error, means in MEANINGS.items() if means is meaning} == errors
+
+
+def test_a_verdict_says_no_more_than_it_was_told() -> None:
+    """No state but "closed somehow", no amount, no words; and nobody can change it afterwards."""
+    verdict = Verdict(meaning=Meaning.ALREADY_CLOSED)
+    assert verdict.state is OrderState.CLOSED
+    assert (verdict.executed, verdict.remaining) == (None, None)
+    assert (verdict.code, verdict.message, verdict.error) == (None, None, None)
+    with pytest.raises(AttributeError):
+        verdict.state = OrderState.FILLED  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Verdict(Meaning.CANCELED)  # type: ignore[call-arg]
+
+
+def test_a_new_case_has_done_nothing() -> None:
+    """Nothing was tried, nothing was spent, nothing is known."""
+    case = opened()
+    assert (case.attempts, case.failures, case.was_read) == (0, 0, False)
+    assert (case.queue_time, case.wire_time, case.read_back_time) == (0.0, 0.0, 0.0)
+    assert (case.outcome, case.error, case.proof, case.exchange) == (None, None, None, None)
+
 
 # -- the decision table ----------------------------------------------------------------------------
 
@@ -283,6 +333,13 @@ ENDS: list[End] = [
     ([NOT_FOUND, reads(None)], True, Unknown, {"last_state": None}),
     ([WAS_EXPIRED, reads(None)], True, Unknown, {"last_state": EXPIRED}),
     ([REFUSED, *[READ_FAILED] * 3], True, Unknown, {"last_state": None}),
+    # looks that worked count among those that are tried
+    (
+        [*[NO_REPLY, reads(OPEN)] * 2, REFUSED, READ_FAILED],
+        False,
+        Unknown,
+        {"evidence": NOBODY, "last_state": OPEN},
+    ),
     # in doubt, an order that stays open until no attempt is left is not refused: it is unknown
     ([*[NO_REPLY, reads(OPEN)] * 3], False, Unknown, {"evidence": NOBODY, "last_state": OPEN}),
     ([*[NO_REPLY, reads(None)] * 3], False, Unknown, {"wire": Wire.MAYBE_SENT}),
@@ -349,6 +406,12 @@ def test_where_reading_is_dear_the_cancel_is_repeated_first() -> None:
     assert isinstance(case.outcome, Canceled)
 
 
+def test_a_lost_reply_is_followed_by_a_look_unless_reading_is_dear() -> None:
+    """Who does not say that reading is dear gets the cautious order: look, then repeat."""
+    case = Case(ORDER, VENUE, started=STARTED, attempts=LIMIT, doubts=Doubts())
+    assert tell(case, NO_REPLY) is Step.READ_BACK_AFTER_PAUSE
+
+
 @pytest.mark.parametrize("event", [AMBIGUOUS, BAD_REPLY])
 def test_an_answer_that_leaves_doubt_is_followed_by_a_look(event: Event) -> None:
     """Whatever was answered: the vendor is there, and the order is looked at before anything is repeated."""
@@ -372,6 +435,7 @@ def test_a_rejected_account_is_an_error_where_nothing_is_in_doubt() -> None:
     assert step is Step.DONE
     assert case.error is AUTH
     assert isinstance(case.outcome, Unknown)
+    assert case.outcome.message == "account"
 
 
 @pytest.mark.parametrize(
@@ -395,7 +459,17 @@ def test_a_signature_that_is_rejected_twice_is_the_account_s_error(before: list[
     assert step is Step.DONE
     assert case.error is AUTH
     assert isinstance(case.outcome, Unknown)
+    assert case.outcome.message == "stale"
     assert case.attempts == len(before) + 1
+
+
+def test_a_rejected_signature_that_is_made_anew_is_not_the_reason() -> None:
+    """The vendor's words about the clock say nothing about the order, and the clock is being corrected."""
+    case, _ = after(STALE)
+    assert case.reason == "no answer"
+    case.give_up("out of time", NOW)
+    assert case.outcome is not None
+    assert case.outcome.message == "out of time"
 
 
 def test_a_stale_signature_is_not_renewed_beyond_the_last_attempt() -> None:
@@ -630,6 +704,16 @@ def test_doubt_is_shared_at_once() -> None:
     assert isinstance(other.outcome, Unknown)
 
 
+@pytest.mark.parametrize("event", [NO_REPLY, BAD_REPLY, AMBIGUOUS])
+def test_a_case_never_forgets_its_own_lost_reply(event: Event) -> None:
+    """Also where the gateway forgot it: the name was given to a new order, or another call proved this one dead."""
+    case, _ = after(event)
+    case._doubts.dispel(ORDER)
+    assert case.doubt
+    assert tell(case, reads(OPEN)) is Step.SEND
+    assert tell(case, NOT_FOUND) is Step.READ_BACK
+
+
 def test_a_request_that_others_wait_for_is_not_in_doubt() -> None:
     """Who leaves a request that others still wait for is in doubt alone; who deserts one leaves doubt behind."""
     doubts = Doubts()
@@ -658,7 +742,8 @@ def test_the_latest_doubts_are_remembered() -> None:
 def test_divided_requests_are_answered_requests() -> None:
     """Batches that were answered and divided left the process, and are no tries against the limit."""
     case = opened(attempts=1)
-    case.was_divided(3)
+    case.was_divided(1)
+    case.was_divided(2)
     tell(case, ("failed", NOT_CONNECTED))
     assert not case.untouched
     case.give_up("out of time", NOW)
@@ -758,6 +843,28 @@ def test_a_refusal_after_the_first_look(
     assert type(case.outcome) is kind
 
 
+@pytest.mark.parametrize("look", [reads(OPEN), reads(None), READ_FAILED])
+def test_a_first_look_counts_for_nothing(look: Event) -> None:
+    """The cancel goes out as without the look: all read-backs are left to be tried, and the pauses start anew."""
+    case = opened()
+    assert tell(case, look) is Step.SEND
+    assert (case.failures, case.was_read) == (0, False)
+    assert tell(case, UNPROVED) is Step.READ_BACK
+    for _ in range(LIMIT - 1):
+        assert tell(case, READ_FAILED) is Step.READ_BACK_AFTER_PAUSE
+        assert case.was_read
+    assert tell(case, READ_FAILED) is Step.DONE
+
+
+@pytest.mark.parametrize("look", [reads(OPEN), reads(None), READ_FAILED])
+def test_a_case_knows_that_it_was_read(look: Event) -> None:
+    """From the first look on, also where that brought nothing."""
+    case, _ = after(NO_REPLY)
+    assert not case.was_read
+    tell(case, look)
+    assert case.was_read
+
+
 @pytest.mark.parametrize("look", [reads(OPEN), READ_FAILED])
 def test_a_lost_cancel_after_the_first_look_is_in_doubt(look: Event) -> None:
     """The first look proves nothing about what a cancel did after it."""
@@ -832,10 +939,10 @@ def test_a_late_success_proves_an_order_in_doubt_dead() -> None:
     doubts = Doubts()
     case = sharing(doubts)
     assert tell(case, NO_REPLY) is not Step.DONE
-    case.consult(NOW)
+    assert not case.consult(NOW)
     assert settled(case) is None
     assert doubts.resolve(ORDER.name, SUCCESS)
-    case.consult(NOW)
+    assert case.consult(NOW)
     proved(case)
     assert case.outcome is not None
     assert (case.outcome.attempts, case.outcome.wire) == (1, Wire.MAYBE_SENT)
@@ -913,7 +1020,7 @@ def test_a_settled_case_is_not_settled_again_by_a_late_answer() -> None:
     outcome = case.outcome
     case._doubts.cast(ORDER)
     case._doubts.resolve(ORDER.name, SUCCESS)
-    case.consult(NOW)
+    assert case.consult(NOW)
     case.give_up("out of time", NOW)
     assert case.outcome is outcome
 

@@ -829,6 +829,7 @@ ENDS = [
     *("no available number", "canceled", "Cancelled", "expired", "refunded"),
     *("order expired", "your order is canceled", "The invoice was already canceled"),
     *("payment request expired", "the payment has been refunded", "order already released"),
+    *("order has been canceled", "the invoice has been refunded"),
     *("invoice cancelled by the receiver", "payment released", "order refunded by us"),
     *("funds are returned", "your money is refunded", "the sats were released"),
     *("payment was returned", "money has been returned to you", "sats have been already refunded"),

@@ -139,14 +139,14 @@ ERRORS: dict[str, ErrorCase] = {
             "A_NEW_ONE_2": BusinessRefusal,
         }.items()
     },
-    "code of another status": (
-        400,
-        app("TSAS:107 INVALID_API_KEY"),
-        AuthenticationRejected,
-        "INVALID_API_KEY",
-        107,
-        "",
-    ),
+    **{
+        f"{code} with another status": (400, app(f"TSAS:{number} {code}"), kind, code, number, "")
+        for number, code, kind in (
+            (106, "API_KEY_REQUIRED", AuthenticationRejected),
+            (107, "INVALID_API_KEY", AuthenticationRejected),
+            (108, "FORBIDDEN", PermissionDenied),
+        )
+    },
     # undocumented words
     "plain text": (400, app("Something is off"), InvalidRequest, None, None, "Something is off"),
     "empty text": (400, app(""), InvalidRequest, None, None, ""),
@@ -313,17 +313,17 @@ def test_an_error_inside_a_success_is_a_bad_reply(status: int, body: bytes, quot
 UNDOCUMENTED = [101, 199, 402, 406, 408, 409, 410, 414, 421, 423, 451, 499]
 
 
-@pytest.mark.parametrize("body", [body for body, _ in ENVELOPES.values()], ids=ENVELOPES.keys())
+@pytest.mark.parametrize(("body", "quoted"), ENVELOPES.values(), ids=ENVELOPES.keys())
 @pytest.mark.parametrize("status", UNDOCUMENTED)
 def test_the_vendor_s_words_with_an_undocumented_status_are_a_bad_reply(
-    status: int, body: bytes
+    status: int, body: bytes, quoted: str
 ) -> None:
     """Only the statuses of a malformed request say that nothing was done: with any other, words prove nothing."""
     error = read_error("cancel", status, body, 7.5)
     assert isinstance(error, BadReply)
     assert (error.venue, error.endpoint) == ("tronsave", "cancel")
     assert (error.status, error.wire) == (status, Wire.ANSWERED)
-    assert f"HTTP {status}" in error.reason
+    assert error.reason == f"HTTP {status}: {quoted}"
     with pytest.raises(BadReply):
         statuses([A, B], status, body)
 
@@ -368,7 +368,9 @@ def test_a_success_is_no_error(status: int) -> None:
     for body in (b'{"error":true', b'["error"]', *no_envelopes, *NOT_TRONSAVE.values()):
         assert read_error("cancel", status, body) is None
     for body in (b'{"error":true}', b'{"error":1,"cancel_results":[]}', b'{"code":7,"error":"x"}'):
-        assert isinstance(read_error("cancel", status, body), BadReply)
+        error = read_error("cancel", status, body)
+        assert isinstance(error, BadReply)
+        assert error.reason == f"an error inside HTTP {status}: no words"
 
 
 def test_an_error_that_names_a_field_twice_is_a_bad_reply() -> None:
@@ -400,12 +402,24 @@ def test_an_error_instead_of_a_success_is_raised() -> None:
     assert caught.value.retry_after == 3.0
 
 
+def check_bad(error: BadReply, endpoint: str, reason: str) -> None:
+    """Assert that an unreadable reply says whose it was, to which call, and that it was a reply."""
+    assert (error.venue, error.endpoint, error.reason) == ("tronsave", endpoint, reason)
+    assert (error.status, error.wire) == (200, Wire.ANSWERED)
+
+
 @pytest.mark.parametrize("body", NOT_TRONSAVE.values(), ids=NOT_TRONSAVE.keys())
 def test_a_foreign_success_is_a_bad_reply(body: bytes) -> None:
     """A 200 that does not fit proves nothing: after a create it may have been executed."""
-    with pytest.raises(BadReply, match="not TronSave's") as caught:
+    with pytest.raises(BadReply) as caught:
         read_reply("create", 200, body, wire.CreateReply)
-    assert caught.value.wire is Wire.ANSWERED
+    check_bad(caught.value, "create", "the reply is not TronSave's")
+
+
+def test_a_number_in_text_is_a_number() -> None:
+    """Amounts may come either way."""
+    estimate = read_reply("estimate", 200, b'{"charge_amount":"5200000"}', wire.Estimate)
+    assert estimate.charge_amount == 5_200_000
 
 
 # -- what a reply to a cancel means ----------------------------------------------------------------
@@ -555,8 +569,9 @@ def test_a_field_that_is_named_twice_proves_nothing(item: str) -> None:
     assert cancel_verdicts([A, B], 200, body) == dict.fromkeys([A, B], FOREIGN)
     with pytest.raises(BadReply):
         statuses([A], 200, b'{"results":[],"results":[{"order_id":"x","status":"Canceled"}]}')
-    with pytest.raises(BadReply, match="names a field twice"):
+    with pytest.raises(BadReply) as caught:
         read_reply("create", 200, b'{"order_ids":["a"],"order_ids":["b"]}', wire.CreateReply)
+    check_bad(caught.value, "create", "the reply names a field twice")
 
 
 def test_a_large_reply_is_read_whole() -> None:
@@ -669,13 +684,16 @@ def test_what_an_error_means_for_an_order(
 ) -> None:
     """Only what the vendor documents proves something; the vendor's words are quoted, and a status is no code."""
     status, body, meaning, code, message = case
-    verdict = cancel_verdicts([A], status, body)[A]
+    verdict = cancel_verdicts([A], status, body, 7.5)[A]
     assert (verdict.meaning, verdict.code, verdict.message) == (meaning, code, message)
     assert (verdict.executed, verdict.remaining) == (None, None)
     if meaning is Meaning.ACCOUNT:
         assert isinstance(verdict.error, VendorError)
     assert isinstance(verdict.error, VendorError | BadReply)
+    assert (verdict.error.venue, verdict.error.endpoint) == ("tronsave", "cancel")
     assert verdict.error.status == status
+    if isinstance(verdict.error, VendorError):
+        assert verdict.error.retry_after == 7.5
 
 
 @pytest.mark.parametrize("status", UNDOCUMENTED)
@@ -868,8 +886,9 @@ def test_the_words_of_a_reply(items: list[object], words: dict[str, str]) -> Non
 @pytest.mark.parametrize("body", NOT_TRONSAVE.values(), ids=NOT_TRONSAVE.keys())
 def test_a_foreign_tracking_reply_is_not_silence(body: bytes) -> None:
     """What is not a tracking reply is an error, not the absence of orders."""
-    with pytest.raises(BadReply, match="not TronSave's"):
+    with pytest.raises(BadReply) as caught:
         statuses([A], 200, body)
+    check_bad(caught.value, "track", "the reply is not TronSave's")
 
 
 @pytest.mark.parametrize("case", ERRORS.values(), ids=ERRORS.keys())
@@ -879,6 +898,7 @@ def test_a_tracking_error_is_raised_as_what_it_is(case: ErrorCase) -> None:
     with pytest.raises(kind) as caught:
         statuses([A], status, body, 9.0)
     assert type(caught.value) is kind
+    assert (caught.value.endpoint, caught.value.retry_after) == ("track", 9.0)
 
 
 # -- states and snapshots --------------------------------------------------------------------------
@@ -897,6 +917,8 @@ STATES = {
 def test_a_known_word_is_a_state_in_any_case(word: str, state: OrderState) -> None:
     """Two words mean filled, two spellings mean canceled, and their case does not matter."""
     assert {state_of_word(form) for form in (word, word.upper(), word.lower())} == {state}
+    snapshot = snapshot_of_word(ORDER, word)
+    assert (snapshot.state, snapshot.vendor_state) == (state, word)
 
 
 @pytest.mark.parametrize("word", [None, "", " ", "Failed", "Confirmed", "not pending", "Pending."])
@@ -956,6 +978,11 @@ ROWS: dict[str, tuple[Row, OrderState, tuple[Decimal | None, Decimal | None]]] =
         OrderState.CANCELED,
         NONE_FILLED,
     ),
+    "given back, the least there is": (
+        {"status": "Pending", "is_matched": False, "repay_amount": 1},
+        OrderState.CANCELED,
+        NONE_FILLED,
+    ),
     "pending and given back": (
         {"status": "Pending", "is_matched": False, "repay_amount": 5},
         OrderState.CANCELED,
@@ -1011,6 +1038,15 @@ def test_what_a_history_row_says(
     assert without.state is state
     assert without.executed == (Decimal(0) if amounts == NONE_FILLED else None)
     assert without.remaining is None
+
+
+@pytest.mark.parametrize("amount", [0, 1])
+def test_nothing_is_an_amount(amount: int) -> None:
+    """What the vendor tells is told, however little it is."""
+    filled = snapshot_of_row(ORDER, wire.HistoryRow(id=A, amount=amount, is_matched=True))
+    assert filled.executed == amount
+    canceled = wire.HistoryRow(id=A, amount=amount, is_matched=False, repay_amount=5)
+    assert snapshot_of_row(ORDER, canceled).remaining == amount
 
 
 @pytest.mark.parametrize(("is_matched", "repay_amount"), [(True, None), (False, 5)])

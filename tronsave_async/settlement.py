@@ -397,11 +397,11 @@ class Case:
 
     def read(self, snapshot: OrderSnapshot | None, now: float) -> Step:
         """The order was read back; None where the vendor tells nothing about it."""
-        self._reads += 1
+        self._reads += not self._looked_first
         self.failures = 0
-        state = OrderState.UNKNOWN if snapshot is None else snapshot.state
-        if snapshot is None or not (state.is_closed or state.is_open):
+        if snapshot is None or not (snapshot.state.is_closed or snapshot.state.is_open):
             return self._untold(now)
+        state = snapshot.state
         contradicted = self._last_state is not None and self._last_state.is_closed
         self._last_state = state
         if state is OrderState.CANCELED and self.doubt:
@@ -416,11 +416,10 @@ class Case:
 
     def read_failed(self, reason: str, now: float) -> Step:
         """The read-back brought no usable answer."""
+        if self._looked_first:
+            return Step.SEND
         self._reads += 1
         self.failures += 1
-        if self._looked_first:
-            self.failures = self._reads = 0
-            return Step.SEND
         if self._message is None:
             self._message = reason
         if self.doubt and not self._denied and self.attempts < self._limit:
@@ -446,7 +445,7 @@ class Case:
 
     @property
     def was_read(self) -> bool:
-        """The order was read back, or it was tried."""
+        """The order was read back after a cancel of it, or it was tried."""
         return self._reads > 0
 
     @property

@@ -386,10 +386,7 @@ def _names(order: Order, order_id: str | None, external_id: str | None) -> bool:
 
 
 def _is_same_id(one: str, other: str) -> bool:
-    if one == other:
-        return True
-    are_uuids = _UUID.fullmatch(one) is not None and _UUID.fullmatch(other) is not None
-    return are_uuids and one.lower() == other.lower()
+    return one == other or (_UUID.fullmatch(one) is not None and one.lower() == other.lower())
 
 
 # -- what a cancel's reply means -----------------------------------------------------------------------------------
