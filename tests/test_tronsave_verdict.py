@@ -5,10 +5,12 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brokers.tronsave import verdict as module
 from brokers.tronsave import wire
 from brokers.tronsave.verdict import (
     cancel_verdicts,
@@ -541,6 +543,16 @@ def test_an_odd_field_proves_nothing_and_hides_nobody(field: str, value: bytes) 
         assert verdicts[A].meaning is (Meaning.CANCELED if untouched else Meaning.AMBIGUOUS)
 
 
+@pytest.mark.parametrize("number", [1, 50])
+def test_a_plain_success_is_read_once(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it names no field twice is seen without reading it again."""
+    monkeypatch.setattr(module, "has_unique_names", None)
+    ids = [f"{n:024x}" for n in range(number)]
+    items = [{"order_id": order, "is_success": True, "fail_reason": None} for order in ids]
+    verdicts = cancel_verdicts(ids, 200, msgspec.json.encode({"cancel_results": items}))
+    assert verdicts == dict.fromkeys(ids, CANCELED)
+
+
 @pytest.mark.parametrize("depth", [50, 400, 900, 950, 980, 990, 995, 1000, 1010])
 @pytest.mark.parametrize("spoiled", [False, True])
 def test_a_deep_reason_never_crashes(depth: int, spoiled: bool) -> None:
@@ -560,13 +572,19 @@ def test_a_deep_reason_never_crashes(depth: int, spoiled: bool) -> None:
         '"order_id":"%s","is_success":true,"is_success":false',
         '"order_id":"%s","is_succes\\u0073":false,"is_success":true',
         '"order_id":"%s","is_success":true,"fail_reason":"matched","fail_reason":null',
+        '"order_id":"%s","is_success":true,"fail_reason":null,"fail_reason":"matched"',
+        '"order_id":"%s","is_success":true}],"cancel_results":[{"order_id":"%s","is_success":true',
     ],
 )
 def test_a_field_that_is_named_twice_proves_nothing(item: str) -> None:
     """Nobody knows which of the two values is meant, in whatever spelling, and however they follow each other."""
     body = b'{"cancel_results":[{%s},{"order_id":"%s","is_success":true}]}'
-    body %= ((item % A).encode(), B.encode())
+    body %= (item.replace("%s", A).encode(), B.encode())
     assert cancel_verdicts([A, B], 200, body) == dict.fromkeys([A, B], FOREIGN)
+    body = (
+        b'{"cancel_results":[],"cancel_results":[{"order_id":"%s","is_success":true}]}' % A.encode()
+    )
+    assert cancel_verdicts([A], 200, body) == {A: FOREIGN}
     with pytest.raises(BadReply):
         statuses([A], 200, b'{"results":[],"results":[{"order_id":"x","status":"Canceled"}]}')
     with pytest.raises(BadReply) as caught:

@@ -306,7 +306,19 @@ def _cancel_items(body: bytes) -> Sequence[CancelItem] | None:
         items: Sequence[CancelItem] | None = _decode_cancel(body).cancel_results
     except _UNFIT:
         items = decode_items(body, "cancel_results", CancelItem, strict=True)
-    return items if has_unique_names(body) else None
+    return items if _is_plain(body, items or ()) or has_unique_names(body) else None
+
+
+def _is_plain(body: bytes, items: Sequence[CancelItem]) -> bool:
+    """Whether a few counts show that nothing is said twice: where all orders were canceled, each item was read with
+    both of its fields, there is none to spare, and no reason is given anywhere."""
+    return (
+        all(item.is_success for item in items)
+        and body.count(b'cancel_results"') == 1
+        and body.count(b'order_id"') == body.count(b'is_success"') == len(items)
+        and body.count(b'fail_reason"') == body.count(b'"fail_reason":null')
+        and b"\\" not in body
+    )
 
 
 def _track_items(body: bytes) -> Sequence[TrackItem] | None:
