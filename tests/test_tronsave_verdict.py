@@ -559,6 +559,15 @@ def test_a_field_that_is_named_twice_proves_nothing(item: str) -> None:
         read_reply("create", 200, b'{"order_ids":["a"],"order_ids":["b"]}', wire.CreateReply)
 
 
+def test_a_reply_as_the_page_shows_it_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written as we would write it cannot name a field twice: it is not looked for."""
+    monkeypatch.setattr("brokers.tronsave.verdict.has_unique_names", None)
+    said = f'{{"order_id":"{A}","is_success":true,"fail_reason":null}}'
+    assert cancel_verdicts([A], 200, f'{{"cancel_results":[{said}]}}'.encode()) == {A: CANCELED}
+    said = f'{{"order_id":"{A}","status":"Pending"}}'
+    assert statuses([A], 200, f'{{"results":[{said}]}}'.encode()) == {A: "Pending"}
+
+
 def test_a_large_reply_is_read_whole() -> None:
     """Tens of thousands of results do not hide the one that was asked for."""
     others = [item(f"{number:024x}", False, "x" * 80) for number in range(50_000)]
