@@ -28,7 +28,7 @@ from tronsave_async.outcomes import Wire
 from tronsave_async.telemetry import Lost, Queued, Sent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 
     from tronsave_async.telemetry import Event
 
@@ -133,7 +133,6 @@ class Room:
             admit=self.admit,
             send=self.send,
             spawn=self.spawn,
-            clock=loop.time,
             join_departed=join_departed,
         )
 
@@ -142,9 +141,10 @@ class Room:
             len(self.exchanges),
             "venue",
             "cancel",
-            orders=orders,
-            clock=self.loop.time,
-            emit=self.events.append,
+            orders,
+            self.loop.time(),
+            self.loop.time,
+            self.events.append,
         )
         self.exchanges.append(exchange)
         return exchange
@@ -208,7 +208,9 @@ class Room:
         """Join for each key."""
         callers = [Caller(key) for key in keys]
         for caller in callers:
-            caller.ticket = self.batcher.join(caller.key, lane, caller.deliveries.append)
+            caller.ticket = self.batcher.join(
+                caller.key, lane, caller.deliveries.append, self.loop.time()
+            )
         return callers
 
     def grant(self, lane: Lane | None = None) -> None:
@@ -724,9 +726,9 @@ async def test_a_delivery_may_make_another_caller_of_the_same_key_leave(room: Ro
         first.deliveries.append(delivery)
         second.leave()
 
-    first.ticket = room.batcher.join("a", Lane.CANCEL, deliver)
-    second.ticket = room.batcher.join("a", Lane.CANCEL, second.deliveries.append)
-    third.ticket = room.batcher.join("b", Lane.CANCEL, third.deliveries.append)
+    first.ticket = room.batcher.join("a", Lane.CANCEL, deliver, 0.0)
+    second.ticket = room.batcher.join("a", Lane.CANCEL, second.deliveries.append, 0.0)
+    third.ticket = room.batcher.join("b", Lane.CANCEL, third.deliveries.append, 0.0)
     await turns()
     room.admissions[0].passed.set_exception(UsageError("another event loop"))
     await turns()
@@ -1055,9 +1057,9 @@ async def test_whoever_comes_back_during_the_closing_is_told_at_once(room: Room)
     again = Caller("a")
 
     def deliver(delivery: Delivery[str]) -> None:
-        again.ticket = room.batcher.join("a", Lane.CANCEL, again.deliveries.append)
+        again.ticket = room.batcher.join("a", Lane.CANCEL, again.deliveries.append, 0.0)
 
-    room.batcher.join("a", Lane.CANCEL, deliver)
+    room.batcher.join("a", Lane.CANCEL, deliver, 0.0)
     room.batcher.close()
     assert_cut_off(again, Wire.NOT_SENT)
 
@@ -1321,7 +1323,7 @@ class Crowd(RuleBasedStateMachine):
             except AssertionError as error:  # a judgment, and not to be lost in the batcher
                 self.judgments.append(error)
 
-        caller.ticket = self.room.batcher.join(key, lane, deliver)
+        caller.ticket = self.room.batcher.join(key, lane, deliver, self.room.loop.time())
         assert not (self.closed and caller.waits), "a newcomer is told at once, too"
         if (shared := carrier(caller)) is not None:
             assert self.join_departed
@@ -1588,7 +1590,7 @@ def test_everybody_is_served_exactly_once_or_gone(crowd: type[Crowd]) -> None:
 
 def delivered(value: str) -> Delivery[str]:
     """Return a delivery with a value."""
-    exchange = Exchange(1, "venue", "cancel", orders=1, clock=lambda: 0.0, emit=None)
+    exchange = Exchange(1, "venue", "cancel", 1, 0.0, lambda: 0.0, None)
     return Delivery(exchange, value, None, 0)
 
 
@@ -1704,13 +1706,12 @@ class PostRoom(Room):
             admit=self.admit,
             send=self.send,
             spawn=self.spawn,
-            clock=loop.time,
             join_departed=True,
             admit_at_once=self.admit_at_once,
             post=self.post,
         )
 
-    def admit_at_once(self, lane: Lane) -> Exchange | None:
+    def admit_at_once(self, lane: Lane, now: float) -> Exchange | None:
         if self.permits == 0:
             return None
         self.permits -= 1
@@ -1718,9 +1719,9 @@ class PostRoom(Room):
         exchange.lane = lane
         return exchange
 
-    def post(self, key: str, batch: Batch[str, str]) -> Callable[[], object]:
+    def post(self, key: str, batch: Batch[str, str]) -> None:
+        batch.withdraw = lambda: self.withdrawn.append(key)
         self.posted.append(batch)
-        return lambda: self.withdrawn.append(key)
 
 
 @pytest.fixture
@@ -1743,7 +1744,7 @@ async def test_a_posted_request_needs_no_task(post_room: PostRoom) -> None:
     one.exchange.answered(200)
     one.succeed("a!")
     assert first.value == "a!"
-    assert first.delivery.is_first
+    assert (first.delivery.late, first.delivery.divided) == (False, 0)
     other.exchange.lost("connection reset")
     other.fail(LOST)
     assert second.failure is LOST
@@ -1828,7 +1829,7 @@ async def test_a_fault_in_one_delivery_keeps_nobody_waiting(
     def fails(_: Delivery[str]) -> None:
         raise LookupError("a bug")
 
-    room.batcher.join("a", Lane.CANCEL, fails)
+    room.batcher.join("a", Lane.CANCEL, fails, 0.0)
     callers = room.want("a", "b")
     await turns()
     request = await room.sent(departed=True)
@@ -1843,8 +1844,8 @@ async def test_who_hears_of_a_posted_request_may_close_the_room(post_room: PostR
     """Then it is not sent any more, and whoever wanted it is told."""
     admit = post_room.admit_at_once
 
-    def closing(lane: Lane) -> Exchange | None:
-        exchange = admit(lane)
+    def closing(lane: Lane, now: float) -> Exchange | None:
+        exchange = admit(lane, now)
         post_room.batcher.close()
         return exchange
 
@@ -1858,7 +1859,7 @@ async def test_who_hears_of_a_posted_request_may_close_the_room(post_room: PostR
 async def test_what_cannot_be_admitted_at_once_is_tried_the_other_way(post_room: PostRoom) -> None:
     """Which tells the error to those who wait, and to nobody else."""
 
-    def refusing(lane: Lane) -> Exchange | None:
+    def refusing(lane: Lane, now: float) -> Exchange | None:
         raise UsageError("another event loop's")
 
     post_room.batcher._admit_at_once = refusing
@@ -1873,7 +1874,7 @@ async def test_what_cannot_be_admitted_at_once_is_tried_the_other_way(post_room:
 async def test_one_may_leave_while_another_is_told_that_nothing_was_sent(room: Room) -> None:
     """The request has landed already: there is nothing to withdraw."""
     told: list[Wire] = []
-    room.batcher.join("a", Lane.CANCEL, lambda _: told.append(second.leave()))
+    room.batcher.join("a", Lane.CANCEL, lambda _: told.append(second.leave()), 0.0)
     (second,) = room.want("a")
     await turns()
     request = await room.sent()

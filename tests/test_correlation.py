@@ -401,7 +401,7 @@ class PostedAsk(Ask[str]):
     """A request that nobody awaits."""
 
     def __init__(self, asker: Asker, transport: Transport) -> None:
-        super().__init__("call")
+        self.endpoint = "call"
         self._asker = asker
         self._transport = transport
 

@@ -345,15 +345,15 @@ async def test_canceled_closing_closes() -> None:
     """Canceling ``aclose`` does not leave the session open: the closing goes on."""
     async with vendor() as (sandbox, gateway):
         await gateway.cancel(sandbox.add_order())
-        session = gateway._http._session
-        assert session is not None
+        pool = gateway._http._pool
+        assert pool is not None
         closing = asyncio.create_task(gateway.aclose())
         await asyncio.sleep(0)
         closing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await closing
         await gateway.aclose()
-        assert session.closed
+        assert pool.connector.closed
 
 
 @pytest.mark.virtual_time
@@ -361,8 +361,7 @@ async def test_a_create_in_mid_connect_never_leaves_after_closing() -> None:
     """Closing while a create still connects: it fails as closed, and nothing arrives."""
     async with RawServer() as server:
         gateway = at(server)
-        connector = gateway._http._open_session().connector
-        assert connector is not None
+        connector = gateway._http._open_pool().connector
         connect = connector._create_connection
 
         async def slowly(*arguments: Any) -> Any:

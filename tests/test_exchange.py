@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from tronsave_async.errors import GatewayError
 from tronsave_async.exchange import Exchange, Revoked
 from tronsave_async.limiter import Lane, RateLimit, RateLimiter, Scope
 from tronsave_async.outcomes import Wire
+from tronsave_async.quota import DailyQuota
 from tronsave_async.telemetry import Answered, Event, Lost, Queued, Sent
 
 if TYPE_CHECKING:
@@ -39,7 +41,15 @@ def clock() -> Clock:
 def opened(clock: Clock, events: list[Event] | None = None) -> Exchange:
     """Return a new request about three orders, with a listener or without."""
     emit = None if events is None else events.append
-    return Exchange(7, "venue", "cancel", orders=3, clock=clock, emit=emit)
+    return Exchange(7, "venue", "cancel", 3, clock(), clock, emit)
+
+
+def counted(exchange: Exchange) -> DailyQuota:
+    """Count a request against a quota."""
+    quota, now = DailyQuota(10), datetime(2026, 3, 4, tzinfo=UTC)
+    quota.count(now)
+    exchange.counted(quota, now)
+    return quota
 
 
 def test_it_says_how_far_it_got(clock: Clock) -> None:
@@ -258,15 +268,15 @@ async def test_an_unseen_departure_that_did_not_happen_costs_nothing(clock: Cloc
     """With the proof that nothing left, the permit is given back, and the request was not sent."""
     limiter = RateLimiter()
     exchange = opened(clock)
-    unused: list[str] = []
-    exchange.granted(await permit_of(limiter), lambda: unused.append("quota"))
+    quota = counted(exchange)
+    exchange.granted(await permit_of(limiter))
     exchange.depart(seen=False)
     exchange.never_left()
     exchange.lost("connection refused")
     statistics = limiter.statistics()[SCOPE]
     assert (statistics.in_window, statistics.in_hand) == (0, 0)
     assert exchange.reached is Wire.NOT_SENT
-    assert unused == ["quota"]
+    assert quota.used == 0
 
 
 @pytest.mark.virtual_time
@@ -274,14 +284,14 @@ async def test_an_unseen_departure_that_did_not_happen_costs_nothing(clock: Cloc
 async def test_what_was_counted_for_it_is_taken_back_if_it_never_left(
     clock: Clock, departs: bool
 ) -> None:
-    """``unused`` is called once, and only for a request that did not depart."""
-    unused: list[str] = []
+    """Given back to the day's quota once, and only for a request that did not depart."""
     exchange = opened(clock)
-    exchange.granted(await permit_of(RateLimiter()), lambda: unused.append("quota"))
+    quota = counted(exchange)
+    exchange.granted(await permit_of(RateLimiter()))
     if departs:
         exchange.depart()
     exchange.lost("gone")
-    assert unused == ([] if departs else ["quota"])
+    assert quota.used == (1 if departs else 0)
 
 
 @pytest.mark.parametrize("departed", [False, True])

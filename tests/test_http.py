@@ -6,8 +6,7 @@ import asyncio
 import socket
 import ssl as tls
 import traceback
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -16,7 +15,6 @@ import trustme
 from support.canary import CANARY
 from support.cutter import Cut, Cutter, Direction, How
 from support.raw_server import RawServer, Reply, http
-from tronsave_async import http as http_module
 from tronsave_async.credentials import Secret
 from tronsave_async.errors import (
     BadReply,
@@ -323,14 +321,57 @@ async def test_proxy_carries_requests_and_its_failure_is_never_sent() -> None:
     """An HTTP proxy is used; one that cannot be reached proves that nothing left."""
     async with RawServer() as proxy:
         client = transport("http://vendor.invalid", proxy=f"http://u:p@127.0.0.1:{proxy.port}")
-        assert (await send(client)).status == 200
-        assert proxy.requests[0].startswith(b"POST http://vendor.invalid/path HTTP/1.1\r\n")
-        assert b"Proxy-Authorization: Basic" in proxy.requests[0]
+        for request in range(2):
+            assert (await send(client)).status == 200
+            head, _, body = proxy.requests[request].partition(b"\r\n\r\n")
+            line, *headers = head.split(b"\r\n")
+            assert line == b"POST http://vendor.invalid/path HTTP/1.1"
+            assert b"Host: vendor.invalid" in headers
+            assert b"Proxy-Authorization: Basic dTpw" in headers
+            assert body == b'{"a":1}'
+        assert proxy.connections == 1
         await client.aclose()
     client = transport("http://vendor.invalid", proxy=f"http://127.0.0.1:{free_port()}")
     with pytest.raises(ConnectFailed):
         await send(client)
     await client.aclose()
+
+
+async def test_proxy_of_a_tls_connection_learns_nothing_but_the_host(certificate: Path) -> None:
+    """The proxy's password goes to the proxy, and what is said through the tunnel does not."""
+    asked: list[bytes] = []
+
+    async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(4096):
+            assert SECRET.encode() not in chunk
+            writer.write(chunk)
+        writer.close()
+
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        there = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
+        await asyncio.gather(pour(reader, there[1]), pour(there[0], writer))
+
+    server_side = tls.SSLContext(tls.PROTOCOL_TLS_SERVER)
+    server_side.load_cert_chain(certificate)
+    trusting = tls.create_default_context(cafile=str(certificate.with_name("ca.pem")))
+    async with (
+        RawServer(ssl=server_side) as server,
+        await asyncio.start_server(tunnel, "127.0.0.1", 0) as proxy,
+    ):
+        at = f"http://u:p@127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+        client = transport(server.url, proxy=at, ssl=trusting)
+        for _ in range(2):
+            assert (await send(client)).status == 200
+        await client.aclose()
+        [head] = asked
+        assert head.startswith(f"CONNECT 127.0.0.1:{server.port} HTTP/1.1\r\n".encode())
+        assert b"Proxy-Authorization: Basic dTpw\r\n" in head
+        assert len(server.requests) == 2
+        for request in server.requests:
+            assert request.startswith(b"POST /path HTTP/1.1\r\n")
+            assert b"proxy-" not in request.lower()
 
 
 async def test_closed_transport_and_closed_foreign_session() -> None:
@@ -512,6 +553,62 @@ async def test_percent_encoded_path_leaves_as_it_is(prefix: str, path: str) -> N
         await client.aclose()
 
 
+@pytest.mark.parametrize("path", ["/a b", "/a\r\nX: y", "/a\x00"])
+async def test_path_that_would_be_read_as_more_than_a_path(path: str) -> None:
+    """What is not percent-encoded is not sent."""
+    async with RawServer() as server:
+        client = transport(server.url)
+        departures = Departures()
+        with pytest.raises(UsageError, match="percent-encoded"):
+            await client.send("call", "GET", path, departing=departures)
+        assert (departures.count, server.connections) == (0, 0)
+        await client.aclose()
+
+
+@pytest.mark.parametrize("value", ["a\r\nX: y", "a\nX: y", "a\x00"])
+async def test_header_that_would_be_read_as_several(value: str) -> None:
+    """It is not sent, and the next request is."""
+    async with RawServer() as server:
+        client = transport(server.url)
+        with pytest.raises(UsageError, match="visible"):
+            await client.send("call", "GET", "/path", departing=lambda seen: {"X-Made": value})
+        assert server.requests == []
+        assert (await send(client)).status == 200
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "length"),
+    [
+        ("GET", None, []),
+        ("POST", None, ["content-length: 0"]),
+        ("DELETE", None, ["content-length: 0"]),
+        ("POST", b"{}", ["content-length: 2"]),
+    ],
+)
+async def test_length_of_a_body(method: str, body: bytes | None, length: list[str]) -> None:
+    """A request says once how long its body is; only one that never has a body says nothing."""
+    async with RawServer() as server:
+        client = transport(server.url)
+        await send(client, method=method, body=body)
+        head = server.requests[0].decode().lower().split("\r\n")
+        assert [line for line in head if "length" in line or "encoding:" in line] == [
+            "accept-encoding: identity",
+            *length,
+        ]
+        await client.aclose()
+
+
+@pytest.mark.parametrize("interim", [b"100 Continue", b"103 Early Hints\r\nLink: </a>"])
+async def test_what_comes_before_the_reply_is_passed_over(interim: bytes) -> None:
+    """Interim replies are no reply."""
+    said = (b"HTTP/1.1 " + interim + b"\r\n\r\n") * 2
+    async with RawServer([Reply(said + http(409, b"{}"))]) as server:
+        client = transport(server.url)
+        assert (await send(client)).status == 409
+        await client.aclose()
+
+
 async def test_many_paths_are_not_all_kept() -> None:
     """Paths that name orders do not fill the memory."""
     async with RawServer() as server:
@@ -621,38 +718,3 @@ async def test_a_write_that_fails_shows_no_request() -> None:
         shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
         assert SECRET not in "".join(shown.format())
         await client.aclose()
-
-
-class _Pipe:
-    """A transport that notes whether it was aborted."""
-
-    def __init__(self, *, closing: bool) -> None:
-        self.closing = closing
-        self.aborted = False
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def abort(self) -> None:
-        self.aborted = True
-
-
-@pytest.mark.parametrize(
-    ("went_back", "closing", "aborted"),
-    [(False, False, True), (True, True, True), (True, False, False)],
-)
-def test_only_a_connection_of_its_own_is_broken_off(
-    went_back: bool, closing: bool, aborted: bool
-) -> None:
-    """One that went back to the pool, because the reply was whole, may serve another request by now."""
-    pipe = _Pipe(closing=closing)
-    connection: Any = SimpleNamespace(transport=pipe)
-    departure = http_module._Departure(lambda seen: None)
-    departure.break_off()
-    departure.leave_on(connection)
-    if went_back:
-        connection.transport = None
-    departure.break_off()
-    assert pipe.aborted is aborted
-    departure.went_well()
-    departure.break_off()

@@ -1004,14 +1004,45 @@ async def test_a_stricter_declaration_fails_those_it_can_never_serve() -> None:
 
 
 async def test_those_who_wait_go_by_a_new_declaration() -> None:
-    """A declaration with a shorter window holds for those who wait already."""
-    limiter = limited(100, 300.0)
-    (await take(limiter, 100)).spend()
+    """A declaration with a longer window holds for those who wait already, and for what left before."""
+    limiter = limited(2, 1.0)
+    (await take(limiter)).spend()
+    await asyncio.sleep(0.5)
+    (await take(limiter)).spend()
     crowd, started = Crowd(limiter), now()
     await crowd.join("waits")
-    limiter.declare(SCOPE, RateLimit(1, 4.0, margin=0.0))
+    limiter.declare(SCOPE, RateLimit(2, 4.0, margin=0.0))
     await crowd.everybody()
-    assert crowd.served_at["waits"] == started + 4.0
+    assert crowd.served_at["waits"] == started - 0.5 + 4.0
+
+
+async def test_what_left_counts_as_long_as_under_the_limit_it_left_under() -> None:
+    """A declaration with fewer requests in a shorter window: nobody may go earlier for it, since the vendor may count
+    by the first one."""
+    limiter, started = limited(2, 5.0), now()
+    (await take(limiter, 2)).spend()
+    await asyncio.sleep(3.0)
+    limiter.declare(SCOPE, RateLimit(1, 2.0, margin=0.0))
+    assert limiter.try_acquire(SCOPE) is None
+    crowd = Crowd(limiter)
+    await crowd.join("first")
+    await crowd.join("second")
+    await crowd.everybody()
+    assert [crowd.served_at[name] - started for name in ("first", "second")] == [5.0, 7.5]
+
+
+def test_a_log_stays_in_order_when_windows_become_shorter() -> None:
+    """What leaves after a declaration counts as long as what left before it, or longer."""
+    window = Window(RateLimit(3, 10.0, margin=0.0))
+    for at in (0.0, 1.0):
+        window.take(1)
+        window.spend(at, 1)
+    window.go_by(RateLimit(3, 2.0, margin=0.0))
+    window.take(1)
+    window.spend(2.0, 1)
+    assert [window.free_at(2.0, weight) for weight in (1, 2, 3)] == [10.0, 11.0, 11.0]
+    assert window.free_at(10.5, 1) <= 10.5
+    assert window.in_window == 2
 
 
 @pytest.mark.parametrize("weight", [-1, 0, 4])

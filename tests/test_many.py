@@ -38,6 +38,7 @@ class Wanted:
         self.joined_at = 5.0
         self.taken = False
         self.left = False
+        self.is_open = True
 
 
 class Desk:
@@ -53,6 +54,8 @@ class Desk:
         self.joined: list[float] = []
         self.deadlines: list[float | None] = []
         self.fault: Exception | None = None
+        self.at_once: dict[str, Verdict] = {}
+        """What is delivered in the step in which it is wanted."""
         self.doubts = Doubts()
 
     def open_case(self, order: OrderRef, started: float) -> Case:
@@ -61,9 +64,13 @@ class Desk:
         self.cases[str(order)] = case
         return case
 
-    def join(self, order: OrderRef, deliver: Callable[[Delivery[Verdict]], None]) -> Wanted:
+    def join(
+        self, order: OrderRef, deliver: Callable[[Delivery[Verdict]], None], now: float
+    ) -> Wanted:
         """Give an order a place."""
         wanted = self.wanted[str(order)] = Wanted(deliver)
+        if (verdict := self.at_once.get(str(order))) is not None:
+            self.answer(str(order), verdict)
         return wanted
 
     def success(
@@ -110,9 +117,10 @@ class Desk:
 
     def answer(self, name: str, verdict: Verdict, *, departed: bool = True) -> None:
         """Deliver the answer to a request."""
-        exchange = Exchange(1, "v", "cancel", orders=1, clock=lambda: 0.0, emit=None)
+        exchange = Exchange(1, "v", "cancel", 1, 0.0, lambda: 0.0, None)
         if departed:
             exchange.depart()
+        self.wanted[name].is_open = False
         self.wanted[name].deliver(Delivery(exchange, verdict, None, 0))
 
 
@@ -171,8 +179,38 @@ async def test_one_outcome_per_order_in_order(hurries: bool) -> None:
     assert names_of(outcomes) == "abc"
     assert all(isinstance(outcome, Canceled) for outcome in outcomes)
     assert names_of(told) == "".join(desk.reported) == "cab"
-    assert desk.joined == ([] if hurries else [5.0] * 3)
+    assert desk.joined == [case._started for case in desk.cases.values()]
     assert len(desk.cases) == (0 if hurries else 3), "a case is opened only where it is needed"
+
+
+async def test_an_end_in_the_step_in_which_an_order_is_wanted_is_an_end() -> None:
+    """As where the gateway is closed by whoever hears of the request: nobody leaves what was delivered to."""
+    desk = Desk()
+    desk.at_once = {"a": CANCELED, "c": AGAIN}
+    call = Call(desk, "abc")
+    await turns()
+    call.running.cancel()
+    await call.many.withdraw("out of time")
+    a, b, c = call.many.outcomes()
+    assert [type(outcome) for outcome in (a, b, c)] == [Canceled, NotSent, Unknown]
+    assert [desk.wanted[name].left for name in "abc"] == [False, True, False]
+
+
+async def test_one_that_leaves_may_end_the_others() -> None:
+    """Whoever is told of one outcome may close the gateway, in the middle of all leaving."""
+    desk = Desk()
+
+    def close(outcome: CancelOutcome) -> None:
+        for name in "bc":
+            if desk.wanted[name].is_open:
+                desk.answer(name, AGAIN)
+
+    call = Call(desk, "abc", on_outcome=close)
+    await turns()
+    call.running.cancel()
+    await call.many.withdraw("out of time")
+    assert names_of(call.many.outcomes()) == "abc"
+    assert sorted(desk.reported) == ["a", "b", "c"]
 
 
 async def test_no_orders_no_wait() -> None:

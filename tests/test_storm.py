@@ -21,10 +21,10 @@ from support.storm import storming
 from support.storm_remains import descriptors
 from support.storm_weather import Climate
 from tronsave_async import Evidence, RateLimit, Sent, Wire
-from tronsave_async import http as http_module
 from tronsave_async.correlation import Pending
 from tronsave_async.dispatch import Dispatcher
 from tronsave_async.exchange import Exchange
+from tronsave_async.http import HttpTransport
 from tronsave_async.settlement import Case
 
 if TYPE_CHECKING:
@@ -251,12 +251,17 @@ def invent_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def repeat_in_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The HTTP library repeats by itself what it calls safe to repeat."""
+    """The HTTP transport sends once more what was lost, as HTTP libraries do, and tells nobody."""
+    exchange = HttpTransport._exchange
 
-    async def as_often_as_you_like(request: Any, handler: Any) -> Any:
-        return await handler(request)
+    async def twice(self: HttpTransport, attempt: Any) -> Any:
+        try:
+            return await exchange(self, attempt)
+        except ConnectionError:
+            attempt._departing = lambda seen: None
+            return await exchange(self, attempt)
 
-    monkeypatch.setattr(http_module, "_exactly_once", as_often_as_you_like)
+    monkeypatch.setattr(HttpTransport, "_exchange", twice)
 
 
 def go_too_fast(monkeypatch: pytest.MonkeyPatch) -> None:

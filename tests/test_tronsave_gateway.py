@@ -339,8 +339,7 @@ async def test_connect_hang_until_the_deadline_is_not_sent() -> None:
         gateway = WatchedGateway(
             "key", base_url=server.url, limiter=RateLimiter(), connect_timeout=60
         )
-        connector = gateway._http._open_session().connector
-        assert connector is not None
+        connector = gateway._http._open_pool().connector
 
         async def never(*_: Any) -> Any:
             await asyncio.Event().wait()

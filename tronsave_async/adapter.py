@@ -95,8 +95,8 @@ class Adapter(abc.ABC):
         return ref
 
     def _ref(self, order: OrderRef | str) -> OrderRef:
-        if isinstance(order, OrderRef):
-            return order
         if isinstance(order, str):
             return OrderRef(id=order)
+        if isinstance(order, OrderRef):
+            return order
         raise UsageError(f"an order is an OrderRef or text, not {type(order).__name__}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from tronsave_async.errors import GatewayError, RequestFailed
 from tronsave_async.limiter import Lane
 from tronsave_async.outcomes import Wire
-from tronsave_async.tasks import guarded
+from tronsave_async.tasks import report
 
 if TYPE_CHECKING:
     from tronsave_async.exchange import Exchange
@@ -59,11 +59,6 @@ class Delivery(Generic[R]):
         self.late = late
 
     @property
-    def is_first(self) -> bool:
-        """It answers the first request that carried the key for this caller."""
-        return not (self.late or self.divided)
-
-    @property
     def reached(self) -> Wire:
         """How far the requests with this key got."""
         reached = self.exchange.reached
@@ -98,6 +93,11 @@ class Ticket(Generic[K, R]):
             MAYBE_SENT: it left, or will leave with a request that others still want.
         """
         return self._slot.leave(self)
+
+    @property
+    def is_open(self) -> bool:
+        """It was neither delivered to nor left."""
+        return self in self._slot.tickets
 
     @property
     def taken(self) -> bool:
@@ -178,14 +178,19 @@ class _Slot(Generic[K, R]):
         failure: GatewayError | None,
         late: bool = False,
     ) -> None:
-        """Deliver to all who want it. One's delivery may make another leave."""
+        """Deliver to all who want it, and let no newcomer join. One's delivery may make another leave."""
+        self.batcher.release(self)
         tickets = self.tickets
         while tickets:
             ticket = next(iter(tickets))
             del tickets[ticket]
             divided = self.divided - ticket.divided_before
             delivery = Delivery(exchange, value, failure, divided, late)
-            guarded(ticket.deliver, delivery, "a delivery")  # a fault in one keeps no other waiting
+            try:
+                ticket.deliver(delivery)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - one's fault is no other's
+                report(error, "a delivery")
+        self.batch = None  # no cycle is left behind for the garbage collector
 
 
 class Batch(Generic[K, R]):
@@ -205,7 +210,8 @@ class Batch(Generic[K, R]):
 
     def succeed(self, value: R) -> None:
         """The posted request brought this for its key."""
-        self._batcher.land(self, {self.slots[0].key: value}, None)
+        if self._batcher.ends(self):
+            self.slots[0].deliver(self.exchange, value, None)
 
     def fail(self, failure: GatewayError) -> None:
         """The posted request brought nothing."""
@@ -226,13 +232,13 @@ class Batcher(Generic[K, R]):
         send: sends one request for the keys and returns what it brought for each; raises a `GatewayError` for all of
             them, or `Divide`.
         spawn: runs the gateway's background tasks.
-        clock: monotonic seconds.
         join_departed: a newcomer may share the request that is already under way for its key, as long as somebody
             still waits for it. Right for cancels, whose aim is a state; wrong for reads, which must see what happened
             before they were asked for.
-        admit_at_once, post: for a maximum of one: start a request about one order with its permit, or return None if
-            that has to be waited for; and send it without a task, tell its batch how it ends, and return what
-            withdraws it as long as it has not left. What cannot go this way, or would overtake others, goes the other.
+        admit_at_once, post: for a maximum of one: start a request about one order with its permit, in a lane and at a
+            moment (monotonic seconds), or return None if that has to be waited for; and send it without a task, tell
+            its batch how it ends, and set what withdraws it as long as it has not left. What cannot go this way, or
+            would overtake others, goes the other.
     """
 
     def __init__(
@@ -243,17 +249,15 @@ class Batcher(Generic[K, R]):
         admit: Callable[[Exchange, Lane], Awaitable[None]],
         send: Callable[[Sequence[K], Exchange], Awaitable[Mapping[K, R]]],
         spawn: Spawn,
-        clock: Callable[[], float],
         join_departed: bool,
-        admit_at_once: Callable[[Lane], Exchange | None] | None = None,
-        post: Callable[[K, Batch[K, R]], Callable[[], object]] | None = None,
+        admit_at_once: Callable[[Lane, float], Exchange | None] | None = None,
+        post: Callable[[K, Batch[K, R]], None] | None = None,
     ) -> None:
         self._maximum = maximum
         self._open_exchange = open_exchange
         self._admit = admit
         self._send = send
         self._spawn = spawn
-        self._clock = clock
         self._join_departed = join_departed
         self._admit_at_once = admit_at_once
         self._post = post
@@ -268,18 +272,20 @@ class Batcher(Generic[K, R]):
         self._flushers: dict[Lane, asyncio.Task[None]] = {}
         self._closed = False
 
-    def join(self, key: K, lane: Lane, deliver: Callable[[Delivery[R]], None]) -> Ticket[K, R]:
-        """Want ``key`` with the next request. ``deliver`` is called once, on the event loop, unless left before; at
-        once, if the batcher is closed."""
+    def join(
+        self, key: K, lane: Lane, deliver: Callable[[Delivery[R]], None], now: float
+    ) -> Ticket[K, R]:
+        """Want ``key`` with the next request, at ``now`` (monotonic seconds). ``deliver`` is called once, on the event
+        loop, unless left before; in this step, if the batcher is closed, or closes."""
         if self._closed:
-            return self._turn_away(key, lane, deliver)
-        slot = self._find(key, lane)
+            return self._turn_away(key, lane, deliver, now)
+        slot = self._find(key, lane) if self._flushers else self._find_under_way(key)
         is_new = slot is None
         if slot is None:
             slot = _Slot(self, key, lane)
-        ticket = Ticket(slot, deliver, self._clock())
+        ticket = Ticket(slot, deliver, now)
         slot.tickets[ticket] = None
-        if is_new and not self._post_at_once(slot):
+        if is_new and not self._post_at_once(slot, now):
             self._enqueue(slot, lane)
         return ticket
 
@@ -314,6 +320,11 @@ class Batcher(Generic[K, R]):
             self._retire_flushers()
         slot.deliver(exchange, value, None, late=True)
 
+    def release(self, slot: _Slot[K, R]) -> None:
+        """The request of a slot has ended (internal to the slots)."""
+        if self._under_way.get(slot.key) is slot:
+            del self._under_way[slot.key]
+
     def detach(self, key: K) -> None:
         """Let no newcomer share the request under way for ``key``: the key names something else from now on."""
         self._under_way.pop(key, None)
@@ -337,12 +348,12 @@ class Batcher(Generic[K, R]):
         self._fail_waiting(None)
 
     def _turn_away(
-        self, key: K, lane: Lane, deliver: Callable[[Delivery[R]], None]
+        self, key: K, lane: Lane, deliver: Callable[[Delivery[R]], None], now: float
     ) -> Ticket[K, R]:
         exchange = self._open_exchange(1)
         exchange.lost("never sent")
         deliver(Delivery(exchange, None, _failure(exchange, "gateway closed")))
-        return Ticket(_Slot(self, key, lane), deliver, self._clock())
+        return Ticket(_Slot(self, key, lane), deliver, now)
 
     def _fail_waiting(self, failure: GatewayError | None) -> None:
         slots = [slot for lane in self._waiting.values() for slot in lane.values()]
@@ -359,12 +370,10 @@ class Batcher(Generic[K, R]):
                 slot.deliver(exchange, None, failure)
 
     def _find(self, key: K, lane: Lane) -> _Slot[K, R] | None:
-        if not self._flushers:  # then nobody waits
-            return self._find_under_way(key)
-        for queued in Lane:
-            if (slot := self._waiting[queued].get(key)) is not None:
+        for queued, waiting in self._waiting.items():
+            if (slot := waiting.get(key)) is not None:
                 if lane < queued:
-                    del self._waiting[queued][key]
+                    del waiting[key]
                     self._enqueue(slot, lane)
                 return slot
         for half in self._divided:
@@ -378,13 +387,13 @@ class Batcher(Generic[K, R]):
         # A request that everybody has deserted may hang: a newcomer must not wait for it.
         return under_way if under_way is not None and under_way.tickets else None
 
-    def _post_at_once(self, slot: _Slot[K, R]) -> bool:
+    def _post_at_once(self, slot: _Slot[K, R], now: float) -> bool:
         """Send the request of a new slot in this step, if it can be, and overtakes nobody."""
         if self._post is None or self._flushers or not self._ahead_has_begun:
             return False
         assert self._admit_at_once is not None, "given together"
         try:
-            exchange = self._admit_at_once(slot.lane)
+            exchange = self._admit_at_once(slot.lane, now)
         except GatewayError:  # told on the other way
             return False
         if exchange is None:
@@ -393,8 +402,7 @@ class Batcher(Generic[K, R]):
             exchange.lost("never sent")
             slot.deliver(exchange, None, _failure(exchange, "gateway closed"))
             return True
-        batch = self._board([slot], exchange)
-        batch.withdraw = self._post(slot.key, batch)
+        self._post(slot.key, self._board([slot], exchange))
         return True
 
     @property
@@ -487,18 +495,21 @@ class Batcher(Generic[K, R]):
     def land(
         self, batch: Batch[K, R], results: Mapping[K, R], failure: GatewayError | None
     ) -> None:
-        """The only place where a request under way ends. A second landing changes nothing."""
+        """A request under way has ended: tell those who want its keys. A second landing changes nothing."""
+        if self.ends(batch, failure):
+            for slot in batch.slots:
+                slot.deliver(batch.exchange, results.get(slot.key), failure)
+
+    def ends(self, batch: Batch[K, R], failure: GatewayError | None = None) -> bool:
+        """The only place where a request under way ends; False if it had ended before."""
         if batch not in self._batches:
-            return
-        self._batches.discard(batch)
+            return False
+        self._batches.remove(batch)
         batch.begun = True  # or it never will
         if batch.exchange.ended_at is None:
             batch.exchange.lost("ended early" if failure is None else str(failure))
         batch.withdraw = None
-        for slot in batch.slots:
-            self._release(slot)
-            slot.deliver(batch.exchange, results.get(slot.key), failure)
-            slot.batch = None  # no cycle is left behind for the garbage collector
+        return True
 
     def _divide(self, batch: Batch[K, R]) -> None:
         """Let those who are still wanted wait again, in two halves. One key alone cannot be divided: it fails."""
@@ -507,7 +518,7 @@ class Batcher(Generic[K, R]):
             return
         self._batches.discard(batch)
         for slot in batch.slots:
-            self._release(slot)
+            self.release(slot)
             slot.batch = None
             slot.divided += 1
         wanted = [slot for slot in batch.slots if slot.tickets]
@@ -515,10 +526,6 @@ class Batcher(Generic[K, R]):
         self._divided.extend(half for half in (wanted[:middle], wanted[middle:]) if half)
         if wanted:
             self._ensure_flusher(Lane.CANCEL)
-
-    def _release(self, slot: _Slot[K, R]) -> None:
-        if self._under_way.get(slot.key) is slot:
-            del self._under_way[slot.key]
 
 
 def _failure(exchange: Exchange, reason: str) -> RequestFailed:

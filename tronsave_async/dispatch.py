@@ -184,7 +184,7 @@ class Dispatcher:
         maximum: int,
         send: Callable[[Sequence[K], Exchange], Awaitable[Mapping[K, R]]],
         join_departed: bool,
-        post: Callable[[K, Batch[K, R]], Callable[[], object]] | None = None,
+        post: Callable[[K, Batch[K, R]], None] | None = None,
         may_post: Callable[[], bool] | None = None,
     ) -> Batcher[K, R]:
         """A waiting room for one of the vendor's calls. ``post`` sends a request without a task where nothing has to be
@@ -195,7 +195,6 @@ class Dispatcher:
             admit=self.admit,
             send=send,
             spawn=self.spawn,
-            clock=clock,
             join_departed=join_departed,
             admit_at_once=partial(self.admit_at_once, endpoint, may_post),
             post=post,
@@ -219,7 +218,7 @@ class Dispatcher:
     def resolve(self, name: Name, verdict: Verdict, exchange: Exchange) -> None:
         """What a cancel request said about an order, heard or not by those who asked: it may end a doubt, and then
         another request for it need not wait for its permit any more."""
-        if self._was_another(name, exchange):
+        if self._renamed and self._was_another(name, exchange):
             return
         if self._doubts.resolve(name, verdict):
             assert self._cancels is not None, "it was asked for"
@@ -230,7 +229,7 @@ class Dispatcher:
 
     def _was_another(self, name: Name, exchange: Exchange) -> bool:
         """The request was sent when the name was another order's."""
-        renamed = self._renamed.get(name) if self._renamed else None
+        renamed = self._renamed.get(name)
         if renamed is None:
             return False
         return exchange.departed_at is None or exchange.departed_at < renamed
@@ -261,15 +260,8 @@ class Dispatcher:
 
     def open_exchange(self, endpoint: str, orders: int) -> Exchange:
         """Start the record of one request."""
-        number = next(self._numbers)
-        return Exchange(
-            number,
-            self.venue,
-            endpoint,
-            orders=orders,
-            clock=self._time,
-            emit=self._emit,
-        )
+        number, now = next(self._numbers), self._time()
+        return Exchange(number, self.venue, endpoint, orders, now, self._time, self._emit)
 
     async def admit(self, exchange: Exchange, lane: Lane) -> None:
         """Wait for the exchange's permit.
@@ -286,10 +278,10 @@ class Dispatcher:
         if meter.quota is not None:
             now = datetime.now(UTC)
             meter.quota.count(now)
-            exchange.granted(permit, partial(meter.quota.give_back, now))
+            exchange.counted(meter.quota, now)
 
     def admit_at_once(
-        self, endpoint: str, may_post: Callable[[], bool] | None, lane: Lane
+        self, endpoint: str, may_post: Callable[[], bool] | None, lane: Lane, now: float
     ) -> Exchange | None:
         """Start a request about one order with its permit, or None where it has to wait, or must not be sent."""
         if may_post is not None and not may_post():
@@ -297,19 +289,19 @@ class Dispatcher:
         scope, _, quota = self._meters[endpoint]
         limiter = self._limiter if self._declared else self._shared()
         assert limiter is not None, "found when its scopes are declared"
-        permit = limiter.try_acquire(scope)
+        permit = limiter.at_hand(scope, self.loop, now)
         if permit is None:
             return None
-        unused = None
-        if quota is not None:
-            now = datetime.now(UTC)
-            if not quota.admit(now):
-                permit.give_back()
-                return None
-            unused = partial(quota.give_back, now)
-        exchange = self.open_exchange(endpoint, 1)
+        counted_at = datetime.now(UTC)
+        if quota is not None and not quota.admit(counted_at):
+            permit.give_back()
+            return None
+        number = next(self._numbers)
+        exchange = Exchange(number, self.venue, endpoint, 1, now, self._time, self._emit)
         exchange.lane = lane
-        exchange.granted(permit, unused)
+        exchange.granted(permit)
+        if quota is not None:
+            exchange.counted(quota, counted_at)
         return exchange
 
     async def carry(self, exchange: Exchange, sending: Awaitable[P]) -> P:
@@ -346,7 +338,7 @@ class Dispatcher:
     async def fetch(self, batcher: Batcher[K, R], key: K, lane: Lane) -> Delivery[R]:
         """Want ``key`` from ``batcher``. Canceling the call takes only this interest away."""
         mailbox: Mailbox[R] = Mailbox(self.loop)
-        ticket = batcher.join(key, lane, mailbox)
+        ticket = batcher.join(key, lane, mailbox, self._time())
         try:
             return await mailbox.wait()
         except asyncio.CancelledError:
@@ -379,7 +371,8 @@ class Dispatcher:
     ) -> tuple[list[str], Delivery[R] | None]:
         """Ask once for all ``keys``; put what is told into ``found``, and return what failed."""
         mailboxes = {key: Mailbox[R](self.loop) for key in keys}
-        tickets = {key: batcher.join(key, Lane.READ, box) for key, box in mailboxes.items()}
+        now = self._time()
+        tickets = {k: batcher.join(k, Lane.READ, box, now) for k, box in mailboxes.items()}
         failed: list[str] = []
         last: Delivery[R] | None = None
         try:
@@ -469,16 +462,16 @@ class Dispatcher:
     async def cancel(self, order: OrderRef, timeout: float | None) -> CancelOutcome:
         """Cancel one order; see `OrderGateway.cancel`."""
         timeout = timeout_seconds(timeout)
-        self.check_open()
+        loop = self.check_open()
         opening = self._opening(order)
         if opening is not _AT_ONCE:
             case = self.open_case(order)
             deadline = None if timeout is None else clock() + timeout
             await self._settle_until(deadline, case, self.begin(case, opening, deadline))
             return self._conclude(case)
-        mailbox: Mailbox[Verdict] = Mailbox(self.loop)
-        ticket = self.join(order, mailbox)
-        started = ticket.joined_at
+        mailbox: Mailbox[Verdict] = Mailbox(loop)
+        started = self._time()
+        ticket = self.join(order, mailbox, started)
         if timeout is not None:
             self._deadlines.enter(mailbox, timeout, started)
         try:
@@ -578,25 +571,28 @@ class Dispatcher:
             step = await (self._send_cancel(case) if step.sends else self._look_back(case))
 
     def join(
-        self, order: OrderRef, deliver: Callable[[Delivery[Verdict]], None]
+        self, order: OrderRef, deliver: Callable[[Delivery[Verdict]], None], now: float
     ) -> Ticket[Any, Verdict]:
-        """Want an order with the next cancel request."""
+        """Want an order with the next cancel request, since ``now`` (monotonic seconds)."""
         assert self._cancels is not None, "set by the gateway"
         assert self._key is not None, "set by the gateway"
-        return self._cancels.join(self._key(order), Lane.CANCEL, deliver)
+        return self._cancels.join(self._key(order), Lane.CANCEL, deliver, now)
 
     def success(
         self, order: OrderRef, delivery: Delivery[Verdict], started: float
     ) -> CancelOutcome | None:
         """The outcome, told to whoever listens, if the first request canceled the order; else a case is opened."""
         verdict = delivery.value
-        if verdict is None or verdict.meaning is not Meaning.CANCELED or not delivery.is_first:
+        if verdict is None or verdict.meaning is not Meaning.CANCELED:
             return None
-        if not self._was_another(order.name, delivery.exchange):
+        if delivery.late or delivery.divided:  # it answers another request than the first
+            return None
+        exchange = delivery.exchange
+        assert exchange.ended_at is not None, "it was answered"
+        if not self._renamed or not self._was_another(order.name, exchange):
             self._doubts.dispel(order)
-        outcome = canceled_at_once(order, self.venue, verdict, self._time() - started)
+        outcome = canceled_at_once(order, self.venue, verdict, exchange.ended_at - started)
         if self._emit is not None:
-            exchange = delivery.exchange
             self._tell_outcome(outcome, exchange.queue_time(started), exchange.wire_time, 0.0)
         return outcome
 
@@ -630,8 +626,8 @@ class Dispatcher:
 
     # -- lifetime -------------------------------------------------------------------------------------------------
 
-    def check_open(self) -> None:
-        """Bind the gateway to the running event loop on its first call.
+    def check_open(self) -> asyncio.AbstractEventLoop:
+        """Bind the gateway to the running event loop on its first call, and return it.
 
         Raises:
             GatewayClosed: it is closed.
@@ -645,6 +641,7 @@ class Dispatcher:
             self._time = loop.time
         elif self._loop is not loop:
             raise UsageError(f"this {self.venue} gateway serves another event loop: open a new one")
+        return loop
 
     async def aclose(self) -> None:
         """End every call at once with what was proved so far, and close the transport. Idempotent, from any task.
@@ -755,7 +752,7 @@ class Dispatcher:
 
     async def _send_cancel(self, case: Case) -> Step:
         mailbox: Mailbox[Verdict] = Mailbox(self.loop)
-        ticket = self.join(case.order, mailbox)
+        ticket = self.join(case.order, mailbox, self._time())
         try:
             delivery = await mailbox.wait()
         except asyncio.CancelledError:

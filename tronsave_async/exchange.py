@@ -13,8 +13,10 @@ from tronsave_async.telemetry import Answered, Event, Lost, Queued, Sent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from tronsave_async.limiter import Permit
+    from tronsave_async.quota import DailyQuota
 
 __all__ = ["Exchange", "Revoked"]
 
@@ -32,17 +34,20 @@ class Exchange:
     Args:
         number: number of the request within the gateway.
         venue, endpoint: whose request it is.
+        orders: how many orders it is about.
+        queued_at: since when it waits: monotonic seconds.
         clock: monotonic seconds.
         emit: takes the telemetry events, or None where nobody listens.
     """
 
     __slots__ = (
         "_clock",
+        "_counted_at",
         "_emit",
         "_permit",
+        "_quota",
         "_revoked",
         "_spread",
-        "_unused",
         "departed_at",
         "departed_time",
         "ended_at",
@@ -61,8 +66,8 @@ class Exchange:
         number: int,
         venue: str,
         endpoint: str,
-        *,
         orders: int,
+        queued_at: float,
         clock: Callable[[], float],
         emit: Callable[[Event], None] | None,
     ) -> None:
@@ -72,7 +77,7 @@ class Exchange:
         self.orders = orders
         self.lane = Lane.READ
         """The lane in which it was admitted."""
-        self.queued_at: Final = clock()
+        self.queued_at: Final = queued_at
         self.departed_at: float | None = None
         self.departed_time = 0.0
         """The same moment on the wall clock, or on the vendor's where that is known, in seconds since the epoch."""
@@ -84,7 +89,8 @@ class Exchange:
         self._clock: Final = clock
         self._emit: Final = emit
         self._permit: Permit | None = None
-        self._unused: Callable[[], None] | None = None
+        self._quota: DailyQuota | None = None
+        self._counted_at: datetime
         self._revoked = False
         if emit is not None:
             emit(Queued(venue=venue, request=number, endpoint=endpoint, orders=orders))
@@ -103,10 +109,13 @@ class Exchange:
             return Wire.ANSWERED
         return Wire.NOT_SENT if self.departed_at is None else Wire.MAYBE_SENT
 
-    def granted(self, permit: Permit, unused: Callable[[], None] | None = None) -> None:
-        """The limiter let it pass; the permit is spent when it departs. ``unused`` is called if it never does."""
+    def granted(self, permit: Permit) -> None:
+        """The limiter let it pass; the permit is spent when it departs."""
         self._permit = permit
-        self._unused = unused
+
+    def counted(self, quota: DailyQuota, at: datetime) -> None:
+        """It counts against the day's quota since then; it is given back to that if it never departs."""
+        self._quota, self._counted_at = quota, at
 
     @property
     def is_unwanted(self) -> bool:
@@ -133,7 +142,7 @@ class Exchange:
         assert self.departed_at is None, "an exchange departs once"
         now = self._clock()
         if seen and self._permit is not None:
-            self._permit.spend()
+            self._permit.spend(now)
             self._permit = None
         self.departed_at = now
         self.departed_time = time.time()
@@ -209,10 +218,10 @@ class Exchange:
 
     def _end(self) -> None:
         assert self.ended_at is None, "an exchange ends once"
-        self.ended_at = self._clock()
-        if self._unused is not None and self.departed_at is None:
-            self._unused()
+        self.ended_at = now = self._clock()
+        if self._quota is not None and self.departed_at is None:
+            self._quota.give_back(self._counted_at)
         if self._permit is not None:
             if self.departed_at is not None:
-                self._permit.spend()
+                self._permit.spend(now)
             self._permit.give_back()

@@ -1,19 +1,22 @@
 """The HTTP transport on aiohttp: one attempt in; a reply, or an error that says whether bytes left.
 
-*Exactly one request per attempt.* aiohttp sends GET, PUT and DELETE a second time by itself when a kept-alive
-connection drops. Here a client middleware turns the first failure into an error of ours, which aiohttp passes on and
-does not repeat.
+Connections are aiohttp's: its connector opens, encrypts and pools them, its parser reads what comes. Its session and
+its requests are left out: what they prepare anew for each request is the same here, and costs more than all the rest.
 
-*Evidence of "never sent".* The transport's own connector knows the moment in which a connection stands and nothing has
-been written. What fails before that moment was never sent; everything after it may have arrived. With a session of the
-caller's own that moment is not visible: there only the errors of connecting prove "never sent".
+*Exactly one request per attempt.* aiohttp's session sends GET, PUT and DELETE a second time by itself when a kept-alive
+connection drops; here nobody does.
+
+*Evidence of "never sent".* What fails before a connection stands was never sent; everything after it may have arrived.
+
+*A session of the caller's own* sends its requests itself. There a client middleware turns the first failure into an
+error of ours, which aiohttp passes on and does not repeat; and the moment in which a connection stands is not visible:
+only the errors of connecting prove "never sent".
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
@@ -44,10 +47,10 @@ if TYPE_CHECKING:
     import ssl as tls
     from collections.abc import Sequence
 
-    from aiohttp import ClientRequest, ClientResponse, ClientTimeout
+    from aiohttp import ClientRequest, ClientResponse, StreamReader
     from aiohttp.client_middlewares import ClientHandlerType
+    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
-    from aiohttp.tracing import Trace
 
 __all__ = ["Departing", "HttpReply", "HttpTransport"]
 
@@ -108,65 +111,128 @@ caller's own, before that moment, with False. It may return headers that must no
 ends the attempt before anything is sent."""
 
 
-class _Departure:
-    """Calls back once, and knows the connection that the request left on."""
+class _Attempt:
+    """One request, and whether it left. What it asks for is not shown: it may hold secrets."""
 
-    __slots__ = ("_connection", "_departing", "_transport", "happened")
+    __slots__ = ("_departing", "body", "departed", "endpoint", "method", "path", "query")
 
-    def __init__(self, departing: Departing) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        method: str,
+        path: str,
+        departing: Departing,
+        body: bytes | None,
+        query: Mapping[str, str] | None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.method = method
+        self.path = path
+        self.body = body
+        self.query = query
+        self.departed = False
         self._departing = departing
-        self.happened = False
-        self._connection: Connection | None = None
-        self._transport: asyncio.Transport | None = None
 
-    def leave_on(self, connection: Connection) -> None:
-        """The request leaves on this connection."""
-        self._connection = connection
-        self._transport = connection.transport
-
-    def break_off(self) -> None:
-        """The attempt failed: end its connection at once. To close it in good order would take another 30 seconds under
-        TLS where the peer has fallen silent, and could still send what waits to be written."""
-        if self._connection is None or self._transport is None:
-            return
-        went_back = self._connection.transport is None and not self._transport.is_closing()
-        if not went_back:  # where the reply was whole, it may serve others already
-            self._transport.abort()
-
-    def went_well(self) -> None:
-        """The reply is here."""
-        self._connection = self._transport = None
-
-    def happen(self, seen: bool) -> Mapping[str, str]:
-        if self.happened:
-            return {}
+    def depart(self, seen: bool) -> Mapping[str, str]:
+        """It leaves now; the headers that must not be older."""
         headers = self._departing(seen)
-        self.happened = True
+        self.departed = True
         return headers or {}
 
 
-_departure: ContextVar[_Departure] = ContextVar("tronsave_async_departure")
+class _Pool:
+    """Connections of the transport's own to one host. They live on one event loop, the running one."""
 
+    def __init__(
+        self,
+        base: URL,
+        headers: Mapping[str, str],
+        *,
+        proxy: URL | None,
+        proxy_headers: Mapping[str, str] | None,
+        ssl: tls.SSLContext | None,
+        timeout: float,
+    ) -> None:
+        self.connector = aiohttp.TCPConnector(limit=0, ssl=True if ssl is None else ssl)
+        self._timeout = aiohttp.ClientTimeout(connect=timeout)
+        if (
+            proxy_headers is not None
+        ):  # as aiohttp completes them, which makes the connection another one
+            proxy_headers = {**proxy_headers, hdrs.HOST: base.host_port_subcomponent or ""}
+        self._target = aiohttp.ClientRequest(
+            "GET",
+            base,
+            headers=headers,
+            proxy=proxy,
+            proxy_headers=proxy_headers,
+            loop=asyncio.get_running_loop(),
+        )
+        """Where connections lead to. It is never sent itself, but has the headers that aiohttp adds."""
+        self._is_forwarded = proxy is not None and base.scheme == "http"
+        """By a proxy that reads it: it is told the whole URL, and in a header of its own who asks."""
+        self._headers = _lines(self._target.headers)
 
-class _Connector(aiohttp.TCPConnector):
-    """A connector that says when a request is about to be written."""
-
-    async def connect(
-        self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
-    ) -> Connection:
-        connection = await super().connect(req, traces, timeout)
-        # A reply that nobody asked for waits on the connection: it would be read as the answer to this request.
-        while connection.protocol is not None and connection.protocol.should_close:
-            connection.close()
-            connection = await super().connect(req, traces, timeout)
-        departure = _departure.get()
+    async def connect(self) -> Connection:
+        """Wait for a connection on which nothing has been said that was not asked for."""
         try:
-            req.headers.update(departure.happen(seen=True))
-        except BaseException:
-            connection.release()
-            raise
-        departure.leave_on(connection)
+            connection = await self.connector.connect(self._target, [], self._timeout)
+            # A reply that nobody asked for would be read as the answer to the next request.
+            while connection.protocol is not None and connection.protocol.should_close:
+                connection.close()
+                connection = await self.connector.connect(self._target, [], self._timeout)
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError from error
         return connection
+
+    def send(self, attempt: _Attempt, url: URL, connection: Connection) -> ResponseHandler:
+        """Let a request depart, and write all of it. No frame keeps what it says.
+
+        Returns:
+            What the reply is read from.
+        """
+        signed = attempt.depart(seen=True)
+        protocol, transport = connection.protocol, connection.transport
+        assert protocol is not None, "not given back"
+        assert transport is not None, "it stands"
+        protocol.set_response_params(read_until_eof=True)
+        target = _with_query(url, attempt.query)
+        transport.write(
+            b"%b %b HTTP/1.1\r\n%b%b"
+            % (
+                attempt.method.encode(),
+                (str(target) if self._is_forwarded else target.raw_path_qs).encode(),
+                self._headers_with(signed),
+                _body_of(attempt),
+            )
+        )
+        return protocol
+
+    def _headers_with(self, signed: Mapping[str, str]) -> bytes:
+        if not signed and not self._is_forwarded:
+            return self._headers
+        headers = self._target.headers.copy()
+        headers.update(signed)
+        return _lines(headers)
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    """Headers as they are sent.
+
+    Raises:
+        UsageError: one of them would be read as several.
+    """
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    if not all(line[:-2].isprintable() for line in lines):
+        raise UsageError("a header must be visible characters")
+    return Secret.masked_bytes("".join(lines))
+
+
+def _body_of(attempt: _Attempt) -> bytes:
+    """The end of a request: the length of its body, and that."""
+    if attempt.body is None and attempt.method == "GET":
+        return b"\r\n"
+    body = attempt.body or b""
+    return b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 class _Broken(Exception):
@@ -185,7 +251,7 @@ async def _exactly_once(request: ClientRequest, handler: ClientHandlerType) -> C
 
 
 class HttpTransport:
-    """Requests to one vendor, over one session with kept-alive connections.
+    """Requests to one vendor, over kept-alive connections.
 
     Args:
         venue: the gateway's name, for errors.
@@ -229,7 +295,7 @@ class HttpTransport:
         self._headers.setdefault(hdrs.ACCEPT_ENCODING, "identity")
         self._blot = Blot(blot)
         self._given = session
-        self._session = session
+        self._pool: _Pool | None = None
         self._closed = False
         self._proxy, self._proxy_headers = _checked_proxy(proxy)
         self._ssl = tls_context(ssl)
@@ -269,95 +335,102 @@ class HttpTransport:
             ConnectionLost: the connection broke; the request may have arrived.
             RequestTimeout: time ran out; ``wire`` says whether the request may have arrived.
             BadReply: the reply is too large.
-            GatewayClosed: the session is closed.
+            GatewayClosed: it is closed, or the caller's own session.
+            UsageError: the path, or a header, is not fit to be sent.
 
         Canceling the call closes the connection; the request may have arrived if ``departing`` was called.
         """
-        session = self._open_session()
-        departure = _Departure(departing)
-        signed = departure.happen(seen=False) if self._given is not None else None
-        token = _departure.set(departure)
+        self._check_open()
+        attempt = _Attempt(endpoint, method, path, departing, body, query)
         try:
             async with asyncio.timeout(self._timeout):
-                reply = await self._exchange(session, endpoint, method, path, body, query, signed)
-                departure.went_well()
-                return reply
+                if self._given is None:
+                    return await self._exchange(attempt)
+                return await self._exchange_over(self._given, attempt)
         except GatewayError:
             raise
         except _Broken as broken:
-            failure = self._mapped(endpoint, broken.cause, departure.happened)
-            raise failure from self._shown(broken.cause)
+            raise self._mapped(attempt, broken.cause) from self._shown(broken.cause)
+        except _NEVER_SENT as error:
+            raise self._mapped(attempt, error) from self._shown(error)
         except TimeoutError as error:
-            wire = Wire.MAYBE_SENT if departure.happened else Wire.NOT_SENT
+            wire = Wire.MAYBE_SENT if attempt.departed else Wire.NOT_SENT
             failure = RequestTimeout(self._venue, endpoint, "timed out", wire=wire)
             raise failure from self._shown(error)
         except _BROKEN as error:
-            raise self._mapped(endpoint, error, departure.happened) from self._shown(error)
-        finally:
-            _departure.reset(token)
-            departure.break_off()
+            raise self._mapped(attempt, error) from self._shown(error)
 
     async def aclose(self) -> None:
-        """Close the session, unless it is the caller's own. Nothing is sent afterwards."""
+        """Close the connections, but not a session of the caller's own. Nothing is sent afterwards."""
         self._closed = True
-        if self._session is not None and self._given is None:
-            await self._session.close()
+        if self._pool is not None:
+            await self._pool.connector.close()
 
-    async def _exchange(
-        self,
-        session: aiohttp.ClientSession,
-        endpoint: str,
-        method: str,
-        path: str,
-        body: bytes | None,
-        query: Mapping[str, str] | None,
-        signed: Mapping[str, str] | None,
-    ) -> HttpReply:
-        url = self._url(path)
+    async def _exchange(self, attempt: _Attempt) -> HttpReply:
+        pool, url = self._open_pool(), self._url(attempt.path)
+        connection = await pool.connect()
+        try:
+            protocol = pool.send(attempt, url, connection)
+            message, content = await protocol.read()
+            while 100 <= message.code < 200 and message.code != 101:
+                message, content = await protocol.read()
+            received = await self._read(attempt, message.code, message.headers, content)
+        except BaseException:
+            if attempt.departed:
+                _break_off(connection)
+            else:
+                connection.release()
+            raise
+        connection.release()
+        return HttpReply(message.code, self._blot(received), message.headers)
+
+    async def _exchange_over(self, session: aiohttp.ClientSession, attempt: _Attempt) -> HttpReply:
+        signed = attempt.depart(seen=False)
         async with session.request(
-            method,
-            url if query is None else url.with_query(query),
-            data=body,
+            attempt.method,
+            _with_query(self._url(attempt.path), attempt.query),
+            data=attempt.body,
             headers=self._with(signed) if signed else self._headers,
             allow_redirects=False,
             raise_for_status=False,
             proxy=self._proxy,
             proxy_headers=self._proxy_headers,
             middlewares=(_exactly_once,),
-        ) as response:
-            content = await self._read(endpoint, response)
-            return HttpReply(response.status, self._blot(content), response.headers)
+        ) as reply:
+            received = await self._read(attempt, reply.status, reply.headers, reply.content)
+            return HttpReply(reply.status, self._blot(received), reply.headers)
 
     def _with(self, signed: Mapping[str, str]) -> CIMultiDict[str]:
         headers = self._headers.copy()
         headers.update(signed)
         return headers
 
-    async def _read(self, endpoint: str, response: ClientResponse) -> bytes:
-        length = response.content_length
+    async def _read(
+        self, attempt: _Attempt, status: int, headers: Mapping[str, str], content: StreamReader
+    ) -> bytes:
+        length = headers.get(hdrs.CONTENT_LENGTH)
         if (
             length is not None
-            and length <= self._max_body
-            and hdrs.CONTENT_ENCODING not in response.headers
+            and int(length) <= self._max_body
+            and hdrs.CONTENT_ENCODING not in headers
         ):
-            return await response.read()
+            return await content.read()
         received = bytearray()
-        while chunk := await response.content.readany():
+        while chunk := await content.readany():
             received += chunk
             if len(received) > self._max_body:
-                response.close()
                 reason = f"reply of more than {self._max_body} bytes"
                 raise BadReply(
-                    self._venue, endpoint, reason, wire=Wire.ANSWERED, status=response.status
+                    self._venue, attempt.endpoint, reason, wire=Wire.ANSWERED, status=status
                 )
         return bytes(received)
 
-    def _mapped(self, endpoint: str, error: BaseException, departed: bool) -> RequestFailed:
+    def _mapped(self, attempt: _Attempt, error: BaseException) -> RequestFailed:
         """Foreign exceptions in our words, by what they prove."""
         reason = _reason(error)
-        if isinstance(error, _NEVER_SENT) or not departed:
-            return ConnectFailed(self._venue, endpoint, reason, wire=Wire.NOT_SENT)
-        return ConnectionLost(self._venue, endpoint, reason, wire=Wire.MAYBE_SENT)
+        if isinstance(error, _NEVER_SENT) or not attempt.departed:
+            return ConnectFailed(self._venue, attempt.endpoint, reason, wire=Wire.NOT_SENT)
+        return ConnectionLost(self._venue, attempt.endpoint, reason, wire=Wire.MAYBE_SENT)
 
     def _shown(self, cause: BaseException) -> BaseException | None:
         """Without frames: those of the event loop hold the bytes that it wrote. And discreetly without a cause: its
@@ -370,20 +443,21 @@ class HttpTransport:
             each = each.__cause__ or each.__context__
         return cause
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._closed or (self._session is not None and self._session.closed):
+    def _check_open(self) -> None:
+        if self._closed or (self._given is not None and self._given.closed):
             raise GatewayClosed(self._venue)
-        if self._session is None:
-            self._session = self._new_session()
-        return self._session
 
-    def _new_session(self) -> aiohttp.ClientSession:
-        context: tls.SSLContext | bool = True if self._ssl is None else self._ssl
-        return aiohttp.ClientSession(
-            connector=_Connector(limit=0, ssl=context),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_timeout),
-        )
+    def _open_pool(self) -> _Pool:
+        if self._pool is None:
+            self._pool = _Pool(
+                self._base,
+                self._headers,
+                proxy=self._proxy,
+                proxy_headers=self._proxy_headers,
+                ssl=self._ssl,
+                timeout=self._connect_timeout,
+            )
+        return self._pool
 
     def path_of(self, path: str) -> str:
         """A percent-encoded path as it is sent: with the base URL's prefix, without a query."""
@@ -392,10 +466,24 @@ class HttpTransport:
     def _url(self, path: str) -> URL:
         url = self._urls.get(path)
         if url is None:
+            if not path.isprintable() or " " in path:
+                raise UsageError("a path must be percent-encoded")
             url = self._base.with_path(self.path_of(path), encoded=True)
             if len(self._urls) < KNOWN_PATHS:
                 self._urls[path] = url
         return url
+
+
+def _with_query(url: URL, query: Mapping[str, str] | None) -> URL:
+    return url if query is None else url.with_query(query)
+
+
+def _break_off(connection: Connection) -> None:
+    """End a connection at once. To close it in good order would take another 30 seconds under TLS where the peer has
+    fallen silent, and could still send what waits to be written."""
+    if connection.protocol is not None:
+        connection.protocol.abort()
+    connection.close()
 
 
 def _reason(error: BaseException) -> str:

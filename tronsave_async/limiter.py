@@ -18,7 +18,7 @@ import enum
 import heapq
 import math
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Final, NamedTuple, Self
 from weakref import WeakKeyDictionary
@@ -124,44 +124,49 @@ class ScopeStatistics(msgspec.Struct, frozen=True):
 class Window:
     """The arithmetic of one scope, without a clock and without waiting.
 
-    Invariant: ``in_window`` is the sum of the log and at most ``limit.requests`` together with ``in_hand``, unless the
-    limit was made stricter meanwhile. The log is sorted, because a moment is written when a request leaves.
+    Invariant: ``in_window`` and ``in_hand`` together are at most ``limit.requests``, unless the limit was made stricter
+    meanwhile. The log has for each permit that was spent the moment until which it counts, in order.
     """
 
-    __slots__ = ("_log", "_span", "closed_until", "in_hand", "in_window", "limit")
+    __slots__ = ("_log", "_span", "closed_until", "in_hand", "limit")
 
     def __init__(self, limit: RateLimit) -> None:
         self.limit = limit
         self._span = limit.span
         self.in_hand = 0
-        self.in_window = 0
         self.closed_until = -math.inf
-        self._log: deque[tuple[float, int]] = deque()
+        self._log: deque[float] = deque()
+
+    @property
+    def in_window(self) -> int:
+        """The weight of what left within the window, by the latest look at it."""
+        return len(self._log)
 
     def free_at(self, now: float, weight: int) -> float:
         """When ``weight`` more may pass: at most ``now`` means at once, infinity means not before a permit in hand
         is spent or given back."""
         self._forget(now)
-        short = self.in_hand + self.in_window + weight - self.limit.requests
+        log = self._log
+        short = self.in_hand + len(log) + weight - self.limit.requests
         if short <= 0:
             return self.closed_until
-        for at, spent in self._log:
-            short -= spent
-            if short <= 0:
-                return max(at + self._span, self.closed_until)
-        return math.inf
+        return max(log[short - 1], self.closed_until) if short <= len(log) else math.inf
 
     def take_if_free(self, now: float, weight: int) -> bool:
         """Grant a permit if `free_at` says "at once"."""
-        if self._log and self._log[0][0] + self._span <= now:
+        log = self._log
+        if log and log[0] <= now:
             self._forget(now)
-        if self.in_hand + self.in_window + weight > self.limit.requests or now < self.closed_until:
+        if self.in_hand + len(log) + weight > self.limit.requests or now < self.closed_until:
             return False
         self.in_hand += weight
         return True
 
     def go_by(self, limit: RateLimit) -> None:
-        """Keep another limit from now on; what counts already counts on."""
+        """Keep another limit from now on; what counts already counts on, as long as under the longer of the two."""
+        longer = limit.span - self._span
+        if longer > 0.0:
+            self._log = deque(until + longer for until in self._log)
         self.limit = limit
         self._span = limit.span
 
@@ -172,8 +177,13 @@ class Window:
     def spend(self, now: float, weight: int) -> None:
         """Its request leaves now."""
         self.in_hand -= weight
-        self.in_window += weight
-        self._log.append((now, weight))
+        log, until = self._log, now + self._span
+        if log and until < log[-1]:  # that counts as long as under the limit that was in force
+            until = log[-1]
+        if weight == 1:
+            log.append(until)
+        else:
+            log.extend([until] * weight)
 
     def give_back(self, weight: int) -> None:
         """Its request will not leave."""
@@ -194,9 +204,9 @@ class Window:
         return heir
 
     def _forget(self, now: float) -> None:
-        log, span = self._log, self._span
-        while log and log[0][0] + span <= now:
-            self.in_window -= log.popleft()[1]
+        log = self._log
+        while log and log[0] <= now:
+            log.popleft()
 
 
 def choose_lane(
@@ -231,11 +241,12 @@ class Permit:
         self._queue: _Queue | None = queue
         self._weight = weight
 
-    def spend(self) -> None:
-        """The request leaves now. Once is enough; later calls change nothing."""
+    def spend(self, now: float | None = None) -> None:
+        """The request leaves now, or rather at a moment that was just read from the event loop's clock. Once is enough;
+        later calls change nothing."""
         if (queue := self._queue) is not None:
             self._queue = None
-            queue.spend(self._weight)
+            queue.spend(queue.time() if now is None else now, self._weight)
 
     def give_back(self) -> None:
         """The request will not leave. After `spend` it changes nothing."""
@@ -252,7 +263,8 @@ class Permit:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.give_back()
+        if self._queue is not None:  # by far the most are spent
+            self.give_back()
 
 
 class _Waiter:
@@ -267,10 +279,21 @@ class _Waiter:
 class _Queue:
     """Those who wait for one scope. `serve` is the only place where a waiter gets a permit."""
 
-    __slots__ = ("_cancels_run", "_lanes", "_limiter", "_reads_run", "due", "granted", "window")
+    __slots__ = (
+        "_cancels_run",
+        "_lanes",
+        "_limiter",
+        "_reads_run",
+        "due",
+        "granted",
+        "time",
+        "window",
+    )
 
     def __init__(self, limiter: RateLimiter, limit: RateLimit) -> None:
         self._limiter = limiter
+        self.time: Callable[[], float] = limiter.time
+        """Monotonic seconds of the event loop."""
         self._lanes: tuple[OrderedDict[_Waiter, None], ...] = tuple(OrderedDict() for _ in Lane)
         self._cancels_run = 0
         self._reads_run = 0
@@ -301,7 +324,7 @@ class _Queue:
 
     def serve(self) -> None:
         """Grant all that may pass now, in order, and ask the timer to come back for the rest."""
-        now = self._limiter.now()
+        now = self.time()
         cancels, reads, creates = self._lanes
         while True:
             lane = choose_lane(
@@ -333,8 +356,8 @@ class _Queue:
             waiter.permit = Permit(self, waiter.weight)
             waiter.future.set_result(None)
 
-    def spend(self, weight: int) -> None:
-        self.window.spend(self._limiter.now(), weight)
+    def spend(self, now: float, weight: int) -> None:
+        self.window.spend(now, weight)
         cancels, reads, creates = self._lanes
         if cancels or reads or creates:
             self.serve()
@@ -377,6 +400,10 @@ class _Queue:
         self._reads_run = self._reads_run + 1 if lane is Lane.READ and creates else 0
 
 
+def _not_bound() -> float:
+    raise AssertionError("a limiter is bound on its first use")
+
+
 def _bad_weight(weight: int, limit: RateLimit) -> UsageError:
     return UsageError(f"weight {weight} is not within 1..{limit.requests}")
 
@@ -391,6 +418,8 @@ class RateLimiter:
     def __init__(self) -> None:
         self._queues: dict[Scope, _Queue] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.time: Callable[[], float] = _not_bound
+        """Monotonic seconds of its event loop (internal to the queues)."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._due: list[tuple[float, int, _Queue]] = []
@@ -424,10 +453,10 @@ class RateLimiter:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._bind(loop)
-        queue = self._queue(scope)
+        queue = self._queues.get(scope) or self._queue(scope)
         if not 1 <= weight <= queue.window.limit.requests:
             raise _bad_weight(weight, queue.window.limit)
-        if (permit := queue.try_grant(loop.time(), weight)) is not None:
+        if (permit := queue.try_grant(queue.time(), weight)) is not None:
             return permit
         return await self._wait(queue, weight, lane)
 
@@ -438,9 +467,18 @@ class RateLimiter:
             UsageError: the scope was not declared, or the limiter serves another running event loop.
         """
         loop = asyncio.get_running_loop()
+        return self.at_hand(scope, loop, loop.time())
+
+    def at_hand(self, scope: Scope, loop: asyncio.AbstractEventLoop, now: float) -> Permit | None:
+        """`try_acquire` for who knows the running event loop and has just read its time.
+
+        Raises:
+            UsageError: the scope was not declared, or the limiter serves another running event loop.
+        """
         if loop is not self._loop:
             self._bind(loop)
-        return self._queue(scope).try_grant(loop.time(), 1)
+        queue = self._queues.get(scope) or self._queue(scope)
+        return queue.try_grant(now, 1)
 
     def penalize(self, scope: Scope, seconds: float) -> None:
         """Close a scope for all its users: the vendor said "too many". A shorter penalty never ends a longer one.
@@ -450,18 +488,13 @@ class RateLimiter:
         """
         within("a penalty", seconds, inclusive=True)
         self._bind(asyncio.get_running_loop())
-        self._queue(scope).window.close_until(self.now() + seconds)
+        self._queue(scope).window.close_until(self.time() + seconds)
 
     def statistics(self) -> Mapping[Scope, ScopeStatistics]:
         """A snapshot of every scope. Call it on the limiter's event loop."""
         self._bind(asyncio.get_running_loop())
-        now = self.now()
+        now = self.time()
         return {scope: queue.statistics(now) for scope, queue in self._queues.items()}
-
-    def now(self) -> float:
-        """Monotonic seconds of the limiter's event loop."""
-        assert self._loop is not None, "bound on first use"
-        return self._loop.time()
 
     def come_back(self, queue: _Queue, when: float) -> None:
         """Serve ``queue`` at ``when`` (internal to the queues)."""
@@ -504,8 +537,9 @@ class RateLimiter:
             raise UsageError("this RateLimiter serves another running event loop")
         now = loop.time()
         was = now if self._loop is None else self._loop.time()
-        self._queues = {s: queue.successor(was, now) for s, queue in self._queues.items()}
         self._loop, self._timer, self._timer_at = loop, None, math.inf
+        self.time = loop.time
+        self._queues = {s: queue.successor(was, now) for s, queue in self._queues.items()}
         self._due.clear()
 
     def _arm(self) -> None:
@@ -523,7 +557,7 @@ class RateLimiter:
 
     def _on_timer(self) -> None:
         self._timer, self._timer_at = None, math.inf
-        now = self.now()
+        now = self.time()
         while self._due and self._due[0][0] <= now:
             when, _, queue = heapq.heappop(self._due)
             if when == queue.due:

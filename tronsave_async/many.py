@@ -59,8 +59,7 @@ class CancelMany:
                 continue
             begins = opening(order)
             if begins.step is Step.SEND and begins.not_before is None:
-                deliver = partial(self._deliver, index)
-                self._tickets[index] = self._dispatcher.join(order, deliver)
+                self._join(index)
             else:
                 self._start(index, self._dispatcher.begin(self._case(index), begins, deadline))
         if self._left:
@@ -69,8 +68,8 @@ class CancelMany:
     async def withdraw(self, reason: str) -> None:
         """Leave whatever is not ended, because of ``reason``. Every case has its outcome afterwards."""
         self._reason = reason
-        for index in list(self._tickets):
-            self._leave(index, reason)
+        while self._tickets:  # whom it concerns may make others leave
+            self._leave(next(iter(self._tickets)), reason)
         tasks = set(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -102,8 +101,16 @@ class CancelMany:
             self._cases[index] = case
         return case
 
+    def _join(self, index: int) -> None:
+        deliver = partial(
+            CancelMany._deliver, self, index
+        )  # a bound method would be one object more
+        ticket = self._dispatcher.join(self._orders[index], deliver, self._started)
+        if ticket.is_open:  # else it was delivered to in this step
+            self._tickets[index] = ticket
+
     def _deliver(self, index: int, delivery: Delivery[Verdict]) -> None:
-        ticket = self._tickets.pop(index)
+        self._tickets.pop(index, None)
         outcome = self._dispatcher.success(self._orders[index], delivery, self._started)
         if outcome is not None:
             self._tell(index, outcome)
@@ -111,7 +118,7 @@ class CancelMany:
             return
         case = self._case(index)
         try:
-            step = self._dispatcher.digest(case, delivery, ticket.joined_at)
+            step = self._dispatcher.digest(case, delivery, self._started)
         except Exception:
             # A fault of ours must not leave the caller waiting: the case ends with what was proved.
             case.left_queue(delivery.reached, tried=True)
@@ -157,7 +164,8 @@ class CancelMany:
     def _spare_the_rest(self) -> None:
         """The account is rejected: what has not been sent stays unsent."""
         for index in [index for index, ticket in self._tickets.items() if not ticket.taken]:
-            self._leave(index, "not sent: the account was rejected")
+            if index in self._tickets:  # one's end may make others leave
+                self._leave(index, "not sent: the account was rejected")
 
     def _conclude(self, index: int) -> None:
         self._tell(index, self._dispatcher.report(self._cases[index]))

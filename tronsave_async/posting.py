@@ -31,7 +31,7 @@ class Posted(Ask[P], Generic[P, V]):
 
     def __init__(self, dispatcher: Dispatcher, batch: Batch[Any, V]) -> None:
         exchange = batch.exchange
-        super().__init__(exchange.endpoint)
+        self.endpoint = exchange.endpoint
         self.exchange = exchange
         self._dispatcher = dispatcher
         self._batch = batch

@@ -72,9 +72,14 @@ class DailyQuota:
 
     def admit(self, now: datetime) -> bool:
         """Count a request that may leave at ``now``; False, and nothing is counted, where nothing should be sent."""
-        if self.closed_until(now) is not None:
+        day, until = self._midnight(now), self._refused_until
+        if until is not None and now < until:
             return False
-        self.count(now)
+        if day != self._day:
+            self._day, self._used = day, 0
+        if self._used >= self._requests:
+            return False
+        self._used += 1
         return True
 
     def _midnight(self, now: datetime) -> datetime:

@@ -73,12 +73,11 @@ class Ask(abc.ABC, Generic[R]):
 
     __slots__ = ("endpoint", "key", "since")
 
-    def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint
-        self.key: str | None = None
-        """Its id, once it left."""
-        self.since = 0.0
-        """When it was asked, and then when it left: monotonic seconds."""
+    endpoint: str
+    key: str | None
+    """Its id, once it left (the transport's, like ``since``)."""
+    since: float
+    """When it was asked, and then when it left: monotonic seconds."""
 
     @abc.abstractmethod
     def departing(self, key: str) -> bytes:
@@ -119,7 +118,7 @@ class _Awaited(Ask[R]):
         hear_late: Callable[[R], object] | None,
         future: asyncio.Future[R],
     ) -> None:
-        super().__init__(endpoint)
+        self.endpoint = endpoint
         self._departing = departing
         self.hear_late = hear_late
         self.future = future
@@ -266,13 +265,16 @@ class WebSocketTransport(Generic[R]):
         """
         if self._connection is None:  # else all of it has been started
             self._start()
-        loop = self._loop
-        ask.since = loop.time()
+        ask.key, ask.since = None, self._loop.time()
         self._outbox[ask] = None
         if self._sweeper is None:
             self._sweep_at(ask.since + self._timeout)
-        if not self._flushing:
+        if self._flushing:
+            return
+        if self._pending:  # more may come in this step: they are written together
             self._flush_soon()
+        else:
+            self._flush()
 
     def leave(self, ask: Ask[R]) -> None:
         """Nobody waits for a request any more: it is not sent if it has not left, and a reply counts as late."""
@@ -334,20 +336,22 @@ class WebSocketTransport(Generic[R]):
 
     def _flush(self) -> None:
         """Write what waits, as far as the connection takes it."""
-        self._flushing = False
         connection = self._connection
-        if connection is None:
-            return
-        now = self._loop.time()
-        while self._outbox and connection.takes_more:
-            room = min(BITE, self._max_in_flight - len(self._pending), len(self._outbox))
-            if room <= 0:
-                return
-            size = 0
-            while room and size < HIGH_WATER:
-                room -= 1
-                size += self._depart(self._outbox.popitem(last=False)[0], connection, now)
-            connection.write()
+        self._flushing = (
+            True  # what is asked for meanwhile, by those who hear of it, waits for its turn
+        )
+        try:
+            while self._outbox and connection is not None and connection.takes_more:
+                room = min(BITE, self._max_in_flight - len(self._pending), len(self._outbox))
+                if room <= 0:
+                    return
+                size, now = 0, self._loop.time()
+                while room and size < HIGH_WATER:
+                    room -= 1
+                    size += self._depart(self._outbox.popitem(last=False)[0], connection, now)
+                connection.write()
+        finally:
+            self._flushing = False
 
     def received(self, message: BytesLike) -> bool:
         """A whole text message came. True if it answered a pending request."""

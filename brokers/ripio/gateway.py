@@ -479,11 +479,15 @@ class RipioGateway(Adapter):
         reply = await self._ask(exchange, _naming(name), partial(self.hear_late, name, exchange))
         return {name: self.cancel_verdict(name, exchange, reply)}
 
-    def _post_cancel(self, name: Name, batch: Batch[Name, Verdict]) -> Callable[[], object]:
+    def _post_cancel(self, name: Name, batch: Batch[Name, Verdict]) -> None:
         """The same without a task: the reply is read in the step in which it comes."""
         cancel = _Cancel(self, self._dispatch, name, batch)
+        batch.withdraw = cancel.withdraw
         self._socket.post(cancel)
-        return partial(self._socket.leave, cancel)
+
+    def withdraw(self, cancel: _Cancel) -> None:
+        """Nobody wants a cancel any more."""
+        self._socket.leave(cancel)
 
     def cancel_verdict(self, name: Name, exchange: Exchange, reply: wire.Frame) -> Verdict:
         """What the reply to a cancel says; whoever is in doubt about the order is told."""
@@ -774,6 +778,10 @@ class _Cancel(Posted[wire.Frame, "Verdict"]):
         """What the vendor says."""
         self._gateway.note(self.exchange, reply)
         return self._gateway.cancel_verdict(self._name, self.exchange, reply)
+
+    def withdraw(self) -> None:
+        """Nobody wants it any more."""
+        self._gateway.withdraw(self)
 
     def late(self, reply: wire.Frame) -> None:
         """What it says to those in doubt."""

@@ -55,12 +55,10 @@ _MAGNITUDE: Final = 100
 
 def _check(amounts: Iterable[Decimal | None]) -> None:
     for amount in amounts:
-        if amount is not None and not _is_amount(amount):
+        if amount is None:
+            continue
+        if not (amount.is_finite() and -_MAGNITUDE < amount.adjusted() < _MAGNITUDE):
             raise ValueError("not an amount")
-
-
-def _is_amount(amount: Decimal) -> bool:
-    return amount.is_finite() and -_MAGNITUDE < amount.adjusted() < _MAGNITUDE
 
 
 class Trade(msgspec.Struct, frozen=True, kw_only=True):
@@ -525,9 +523,10 @@ def _reader(field_type: Any) -> Callable[[Raw], Any]:
     def read(raw: Raw) -> Any:
         try:
             value = decode(raw)
-        except _UNFIT:
+            _check([value] if isinstance(value, Decimal) else ())
+        except (*_UNFIT, ValueError):
             return None
-        return None if isinstance(value, Decimal) and not _is_amount(value) else value
+        return value
 
     return read
 

@@ -192,7 +192,8 @@ def cancel_verdicts(
     verdicts: dict[str, Verdict] = {}
     for item in items:
         verdict = _verdict_of_item(item)
-        if verdicts.setdefault(item.order_id, verdict) != verdict:
+        known = verdicts.setdefault(item.order_id, verdict)
+        if known is not verdict and known != verdict:
             text = "the reply contradicts itself"
             verdicts[item.order_id] = Verdict(meaning=Meaning.AMBIGUOUS, message=text)
     return verdicts

@@ -229,12 +229,12 @@ class Desk:
             self.resolve(exchange, told)
         return told
 
-    def _post_cancel(self, name: str, batch: Batch[str, Verdict]) -> Callable[[], object]:
+    def _post_cancel(self, name: str, batch: Batch[str, Verdict]) -> None:
         assert self.socket is not None, "this is how it is plugged in"
         packet = self.network.packet("cancel", [name], batch.exchange, self.socket)
         cancel = _Cancel(self, packet, batch)
+        batch.withdraw = partial(self.socket.leave, cancel)
         self.socket.post(cancel)
-        return partial(self.socket.leave, cancel)
 
     def hear_late(self, packet: Packet, reply: Reply) -> None:
         """The reply came when nobody waited for it any more."""
