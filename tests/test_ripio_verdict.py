@@ -533,6 +533,8 @@ FAILURES: dict[str, Case] = {
             (401, 401, "Invalid timestamp"),
             (401, 401, "Invalid signature"),
             (401, 40100, "Invalid signature."),
+            (401, 40100, "Not authorized"),
+            (401, 40100, None),
             (401, None, "Invalid timestamp"),
             (400, 40100, "Signature expired"),
             (400, 401, "Invalid timestamp"),
