@@ -194,9 +194,8 @@ class _Pool:
     ) -> None:
         self.connector = aiohttp.TCPConnector(limit=0, ssl=True if ssl is None else ssl)
         self._timeout = aiohttp.ClientTimeout(connect=timeout)
-        if (
-            proxy_headers is not None
-        ):  # as aiohttp completes them, which makes the connection another one
+        if proxy_headers is not None:
+            # As aiohttp completes them itself, which would make each connection another one.
             proxy_headers = {**proxy_headers, hdrs.HOST: base.host_port_subcomponent or ""}
         self._target = aiohttp.ClientRequest(
             "GET",
