@@ -267,6 +267,17 @@ async def test_connections_are_kept_alive() -> None:
         await client.aclose()
 
 
+async def test_a_reply_that_nobody_asked_for_answers_nothing() -> None:
+    """What came on an idle connection is not read as the answer to the next request: that goes over another one."""
+    async with RawServer([Reply(http(), then="again"), Reply(http(body=b"new"))]) as server:
+        client = transport(server.url)
+        assert (await send(client)).body == b"{}"
+        await asyncio.sleep(0.01)
+        assert (await send(client)).body == b"new"
+        assert (server.connections, len(server.requests)) == (2, 2)
+        await client.aclose()
+
+
 async def test_canceled_caller_closes_its_connection() -> None:
     """Canceling a request closes its connection, and the next request works."""
     async with RawServer([Reply(then="hang"), Reply(http())]) as server:

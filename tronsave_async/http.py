@@ -521,8 +521,8 @@ def _with_query(url: URL, query: Mapping[str, str] | None) -> URL:
 def _break_off(connection: Connection) -> None:
     """End a connection at once. To close it in good order would take another 30 seconds under TLS where the peer has
     fallen silent, and could still send what waits to be written."""
-    if connection.protocol is not None:
-        connection.protocol.abort()
+    assert connection.protocol is not None, "not given back"
+    connection.protocol.abort()
     connection.close()
 
 
