@@ -708,7 +708,7 @@ def test_doubt_is_shared_at_once() -> None:
 def test_a_case_never_forgets_its_own_lost_reply(event: Event) -> None:
     """Also where the gateway forgot it: the name was given to a new order, or another call proved this one dead."""
     case, _ = after(event)
-    case._doubts.dispel(ORDER)
+    case._doubts.dispel(ORDER, NOW)
     assert case.doubt
     assert tell(case, reads(OPEN)) is Step.SEND
     assert tell(case, NOT_FOUND) is Step.READ_BACK
@@ -736,7 +736,43 @@ def test_the_latest_doubts_are_remembered() -> None:
     assert doubts.hold(orders[0])
     assert not doubts.hold(orders[1])
     assert doubts.hold(OrderRef(client_id="1"))
-    doubts.dispel(OrderRef(id="never seen"))
+    doubts.dispel(OrderRef(id="never seen"), NOW)
+
+
+def test_what_was_asked_about_the_old_order_of_a_name_says_nothing_about_the_new_one() -> None:
+    """The name is given to another order: doubt about the old one is over, and no answer, early or late, to what was
+    asked before touches the doubt about the new one."""
+    doubts = Doubts()
+    old = Case(ORDER, VENUE, started=STARTED, attempts=LIMIT, doubts=doubts)
+    tell(old, NO_REPLY)
+    doubts.rename(ORDER, NOW)
+    assert not doubts.hold(ORDER)
+    new = Case(ORDER, VENUE, started=NOW, attempts=LIMIT, doubts=doubts)
+    tell(new, NO_REPLY)
+    assert not doubts.resolve(ORDER.name, SUCCESS, NOW - 0.001)
+    assert not doubts.resolve(ORDER.name, SUCCESS, None)
+    doubts.dispel(ORDER, NOW - 0.001)
+    tell(old, reads(FILLED))
+    assert isinstance(old.outcome, AlreadyClosed)
+    assert doubts.hold(ORDER)
+    assert doubts.resolve(ORDER.name, SUCCESS, NOW)
+    assert new.consult(NOW)
+    proved(new)
+    doubts.cast(ORDER)
+    doubts.dispel(ORDER, NOW)
+    assert not doubts.hold(ORDER)
+
+
+def test_the_latest_renamings_are_remembered() -> None:
+    """They are bounded as well: the oldest goes, and one renamed again counts as new."""
+    doubts = Doubts()
+    orders = [OrderRef(client_id=str(index)) for index in range(REMEMBERED)]
+    for order in (*orders, orders[0], OrderRef(client_id="one more")):
+        doubts.rename(order, NOW)
+    for order in orders[:3]:
+        doubts.cast(order)
+        doubts.dispel(order, STARTED)
+    assert [doubts.hold(order) for order in orders[:3]] == [True, False, True]
 
 
 def test_divided_requests_are_answered_requests() -> None:
@@ -941,7 +977,7 @@ def test_a_late_success_proves_an_order_in_doubt_dead() -> None:
     assert tell(case, NO_REPLY) is not Step.DONE
     assert not case.consult(NOW)
     assert settled(case) is None
-    assert doubts.resolve(ORDER.name, SUCCESS)
+    assert doubts.resolve(ORDER.name, SUCCESS, NOW)
     assert case.consult(NOW)
     proved(case)
     assert case.outcome is not None
@@ -953,7 +989,7 @@ def test_a_late_success_is_worth_more_than_giving_up() -> None:
     doubts = Doubts()
     case = sharing(doubts)
     case.left_queue(Wire.MAYBE_SENT, tried=True)
-    doubts.resolve(ORDER.name, SUCCESS)
+    doubts.resolve(ORDER.name, SUCCESS, NOW)
     case.give_up("out of time", NOW)
     proved(case)
 
@@ -964,7 +1000,7 @@ def test_a_late_success_proves_to_all_who_wait_and_to_nobody_later() -> None:
     cases = [sharing(doubts) for _ in range(3)]
     for case in cases:
         tell(case, NO_REPLY)
-    assert doubts.resolve(ORDER.name, SUCCESS)
+    assert doubts.resolve(ORDER.name, SUCCESS, NOW)
     later = sharing(doubts)
     later.consult(NOW)
     assert later.outcome is None
@@ -994,7 +1030,7 @@ def test_no_other_late_answer_proves_anything(meaning: Meaning) -> None:
     doubts = Doubts()
     case = sharing(doubts)
     tell(case, NO_REPLY)
-    assert not doubts.resolve(ORDER.name, Verdict(meaning=meaning, state=FILLED, error=AUTH))
+    assert not doubts.resolve(ORDER.name, Verdict(meaning=meaning, state=FILLED, error=AUTH), NOW)
     case.consult(NOW)
     assert settled(case) is None
     case.give_up("out of time", NOW)
@@ -1005,12 +1041,12 @@ def test_no_other_late_answer_proves_anything(meaning: Meaning) -> None:
 def test_a_late_answer_about_an_order_not_in_doubt_is_not_kept() -> None:
     """Nobody needs it: neither where the order was never in doubt, nor where the doubt is over."""
     doubts = Doubts()
-    assert not doubts.resolve(ORDER.name, SUCCESS)
+    assert not doubts.resolve(ORDER.name, SUCCESS, NOW)
     doubts.cast(OrderRef(id="another"))
-    assert not doubts.resolve(ORDER.name, SUCCESS)
+    assert not doubts.resolve(ORDER.name, SUCCESS, NOW)
     doubts.cast(ORDER)
-    doubts.dispel(ORDER)
-    assert not doubts.resolve(ORDER.name, SUCCESS)
+    doubts.dispel(ORDER, NOW)
+    assert not doubts.resolve(ORDER.name, SUCCESS, NOW)
     assert len(doubts) == 1
 
 
@@ -1019,7 +1055,7 @@ def test_a_settled_case_is_not_settled_again_by_a_late_answer() -> None:
     case, _ = after(REFUSED)
     outcome = case.outcome
     case._doubts.cast(ORDER)
-    case._doubts.resolve(ORDER.name, SUCCESS)
+    case._doubts.resolve(ORDER.name, SUCCESS, NOW)
     assert case.consult(NOW)
     case.give_up("out of time", NOW)
     assert case.outcome is outcome

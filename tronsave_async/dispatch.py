@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import OrderedDict
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -53,7 +52,6 @@ from tronsave_async.orders import OrderRef, OrderSnapshot
 from tronsave_async.outcomes import CancelOutcome, Wire
 from tronsave_async.retry import Reach, Repeatable, RetryPolicy, RetryQuota, may_repeat
 from tronsave_async.settlement import (
-    REMEMBERED,
     Case,
     Doubts,
     Meaning,
@@ -157,8 +155,6 @@ class Dispatcher:
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._doubts = Doubts()
-        self._renamed: OrderedDict[tuple[str | None, str | None], float] = OrderedDict()
-        """When a name was given to a new order: monotonic seconds."""
         self._closing = asyncio.Event()
         self._closer: asyncio.Task[None] | None = None
         self._admissions: set[asyncio.Timeout] = set()
@@ -218,29 +214,16 @@ class Dispatcher:
     def resolve(self, name: Name, verdict: Verdict, exchange: Exchange) -> None:
         """What a cancel request said about an order, heard or not by those who asked: it may end a doubt, and then
         another request for it need not wait for its permit any more."""
-        if self._renamed and self._was_another(name, exchange):
-            return
-        if self._doubts.resolve(name, verdict):
+        if self._doubts.resolve(name, verdict, exchange.departed_at):
             assert self._cancels is not None, "it was asked for"
             assert self._key is not None, "set together with the batcher"
             order_id, client_id = name
             order = OrderRef(id=order_id, client_id=client_id)
             self._cancels.call_off(self._key(order), exchange, verdict)
 
-    def _was_another(self, name: Name, exchange: Exchange) -> bool:
-        """The request was sent when the name was another order's."""
-        renamed = self._renamed.get(name)
-        if renamed is None:
-            return False
-        return exchange.departed_at is None or exchange.departed_at < renamed
-
     def forget(self, order: OrderRef) -> None:
         """The name is given to a new order: what was asked, or is in doubt, about the old one says nothing about it."""
-        self._doubts.dispel(order)
-        self._renamed[order.name] = clock()
-        self._renamed.move_to_end(order.name)
-        if len(self._renamed) > REMEMBERED:
-            self._renamed.popitem(last=False)
+        self._doubts.rename(order, clock())
         assert self._cancels is not None, "set by the gateway"
         assert self._key is not None, "set by the gateway"
         self._cancels.detach(self._key(order))
@@ -370,7 +353,7 @@ class Dispatcher:
         self, batcher: Batcher[str, R], keys: Sequence[str], found: dict[str, R]
     ) -> tuple[list[str], Delivery[R] | None]:
         """Ask once for all ``keys``; put what is told into ``found``, and return what failed."""
-        mailboxes = {key: Mailbox[R](self.loop) for key in keys}
+        mailboxes: dict[str, Mailbox[R]] = {key: Mailbox(self.loop) for key in keys}
         now = self._time()
         tickets = {k: batcher.join(k, Lane.READ, box, now) for k, box in mailboxes.items()}
         failed: list[str] = []
@@ -589,8 +572,7 @@ class Dispatcher:
             return None
         exchange = delivery.exchange
         assert exchange.ended_at is not None, "it was answered"
-        if not self._renamed or not self._was_another(order.name, exchange):
-            self._doubts.dispel(order)
+        self._doubts.dispel(order, exchange.departed_at)
         outcome = canceled_at_once(order, self.venue, verdict, exchange.ended_at - started)
         if self._emit is not None:
             self._tell_outcome(outcome, exchange.queue_time(started), exchange.wire_time, 0.0)

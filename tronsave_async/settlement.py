@@ -170,13 +170,15 @@ class Doubts:
     """Orders whose cancel may have reached the vendor unanswered: all cases of a gateway know them, at once.
 
     Doubt is cast by a lost reply and dispelled by proof that the order is dead. The latest 10,000 are remembered, each
-    with the cases that wait to know.
+    with the cases that wait to know; and as many names that were given to another order.
     """
 
-    __slots__ = ("_orders",)
+    __slots__ = ("_orders", "_renamed")
 
     def __init__(self) -> None:
         self._orders: OrderedDict[Name, WeakSet[Case]] = OrderedDict()
+        self._renamed: OrderedDict[Name, float] = OrderedDict()
+        """When a name was given to a new order: monotonic seconds."""
 
     def __len__(self) -> int:
         return len(self._orders)
@@ -190,20 +192,35 @@ class Doubts:
         if len(self._orders) > REMEMBERED:
             self._orders.popitem(last=False)
 
-    def resolve(self, name: Name, verdict: Verdict) -> bool:
-        """The answer to a request came after its caller went, or after it was given up. Only the success of a cancel
-        proves something: to the cases that wait to know, and to nobody who comes later, when the name may be another
-        order's. True if it proves."""
+    def resolve(self, name: Name, verdict: Verdict, since: float | None) -> bool:
+        """The answer to a request of ``since`` (monotonic seconds) came after its caller went, or was given up. Only the
+        success of a cancel proves something: to the cases that wait to know, and to nobody who comes later, when the
+        name may be another order's. True if it proves."""
         if verdict.meaning is not Meaning.CANCELED or name not in self._orders:
+            return False
+        if self._was_another(name, since):
             return False
         for case in self._orders.pop(name):
             case.proof = verdict
         return True
 
-    def dispel(self, order: OrderRef) -> None:
-        """``order`` is proved dead, or the name is given to a new one."""
-        if self._orders:
+    def dispel(self, order: OrderRef, since: float | None) -> None:
+        """``order`` is proved dead, by what was asked at ``since`` (monotonic seconds)."""
+        if self._orders and not self._was_another(order.name, since):
             self._orders.pop(order.name, None)
+
+    def rename(self, order: OrderRef, now: float) -> None:
+        """The name is given to a new order: what was asked, or is in doubt, about the old one says nothing about it."""
+        self._orders.pop(order.name, None)
+        self._renamed[order.name] = now
+        self._renamed.move_to_end(order.name)
+        if len(self._renamed) > REMEMBERED:
+            self._renamed.popitem(last=False)
+
+    def _was_another(self, name: Name, since: float | None) -> bool:
+        """What was asked then, was asked when the name was another order's."""
+        renamed = self._renamed.get(name)
+        return renamed is not None and (since is None or since < renamed)
 
     def hold(self, order: OrderRef) -> bool:
         """Whether ``order`` is in doubt."""
@@ -539,7 +556,7 @@ class Case:
         assert self.outcome is None, "settled once"
         self.outcome = outcome
         if outcome.closed:
-            self._doubts.dispel(self.order)
+            self._doubts.dispel(self.order, self._started)
         return Step.DONE
 
     def _quote(self, code: str | None, message: str | None) -> None:

@@ -150,7 +150,10 @@ def empty_tables(gateway: Any) -> list[str]:
     They hold what may matter later: requests that were given up, orders in doubt, times that were signed with.
     """
     dispatch = gateway._dispatch
-    bounded: dict[str, Any] = {"doubts": dispatch._doubts._orders, "renamed": dispatch._renamed}
+    bounded: dict[str, Any] = {
+        "doubts": dispatch._doubts._orders,
+        "renamed": dispatch._doubts._renamed,
+    }
     if isinstance(gateway, RipioGateway):
         bounded["tombstones"] = gateway._socket._pending._buried
         if gateway._vendor_clock is not None:
