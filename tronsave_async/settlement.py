@@ -193,9 +193,11 @@ class Doubts:
             self._orders.popitem(last=False)
 
     def resolve(self, name: Name, verdict: Verdict, since: float | None) -> bool:
-        """The answer to a request of ``since`` (monotonic seconds) came after its caller went, or was given up. Only the
-        success of a cancel proves something: to the cases that wait to know, and to nobody who comes later, when the
-        name may be another order's. True if it proves."""
+        """The answer to a request of ``since`` (monotonic seconds) came after its caller went, or was given up.
+
+        Only the success of a cancel proves something: to the cases that wait to know, and to nobody who comes later,
+        when the name may be another order's. True if it proves.
+        """
         if verdict.meaning is not Meaning.CANCELED or name not in self._orders:
             return False
         if self._was_another(name, since):
