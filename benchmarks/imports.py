@@ -7,6 +7,7 @@ requests: aiohttp for TronSave, websockets' client and aiohttp for Ripio.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from report import Bar, Chart, Entrant, Report, finish
 if TYPE_CHECKING:
     from pathlib import Path
 
+WARM = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""The environment of an import: where no bytecode may be kept, a checkout, and nothing else, is compiled every time."""
 TIMED = "import time; began = time.process_time(); {}; print(time.process_time() - began)"
 QUICKLY = Goal(80.0, "ms")
 TO_TRANSPORT = Goal(1.15, "x")
@@ -60,7 +63,7 @@ PEERS = (
 def milliseconds(statement: str) -> float:
     """CPU of one import in a fresh interpreter; raises if it fails."""
     command = [sys.executable, "-P", "-c", TIMED.format(statement)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=WARM)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1]
         raise ImportError("not installed" if "ModuleNotFoundError" in last else last)
@@ -114,7 +117,7 @@ def profile(folder: Path, report: Report) -> None:
     """Write what is imported, and how long each module takes itself and with what it imports."""
     for each in (SDK, TRONSAVE[0], RIPIO[0]):
         command = [sys.executable, "-P", "-X", "importtime", "-c", each.statement]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=WARM)
         lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
         costly = sorted(lines[1:], key=lambda line: -int(line.split("|")[0].rpartition(":")[2]))
         text = "\n".join([lines[0], *costly[:30]])

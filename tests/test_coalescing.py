@@ -1580,7 +1580,7 @@ def test_everybody_is_served_exactly_once_or_gone(crowd: type[Crowd]) -> None:
     run_state_machine_as_test(
         crowd,
         settings=settings(
-            max_examples=either(60, 1500), stateful_step_count=either(15, 25), print_blob=True
+            max_examples=either(60, 600), stateful_step_count=either(15, 25), print_blob=True
         ),
     )
 

@@ -297,7 +297,7 @@ def test_the_table_agrees_with_a_naive_model() -> None:
     run_state_machine_as_test(
         TableMachine,
         settings=settings(
-            max_examples=either(60, 1000), stateful_step_count=either(12, 25), print_blob=True
+            max_examples=either(60, 600), stateful_step_count=either(12, 25), print_blob=True
         ),
     )
 
@@ -644,6 +644,6 @@ def test_every_reply_finds_its_asker_or_is_told_late() -> None:
     run_state_machine_as_test(
         ConnectionMachine,
         settings=settings(
-            max_examples=either(60, 1500), stateful_step_count=either(12, 25), print_blob=True
+            max_examples=either(60, 600), stateful_step_count=either(12, 25), print_blob=True
         ),
     )

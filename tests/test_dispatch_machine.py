@@ -603,6 +603,6 @@ def test_no_outcome_lies_whatever_happens(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=either(100, 1500), stateful_step_count=either(15, 25), print_blob=True
+            max_examples=either(100, 800), stateful_step_count=either(15, 25), print_blob=True
         ),
     )

@@ -208,6 +208,43 @@ async def test_hanging_reply_times_out_as_maybe_sent() -> None:
         await client.aclose()
 
 
+@pytest.mark.virtual_time
+async def test_a_deadline_cancels_nobody_but_its_request() -> None:
+    """The cancellation by which it ends a wait is taken back; an earlier deadline around it is another one."""
+    async with RawServer([Reply(then="hang")]) as server:
+        client = transport(server.url, timeout=3.0)
+        task = asyncio.current_task()
+        assert task is not None
+        with pytest.raises(RequestTimeout):
+            await send(client)
+        assert task.cancelling() == 0
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(2):
+                await send(client)
+        assert not isinstance(caught.value, RequestTimeout)
+        assert task.cancelling() == 0
+        await client.aclose()
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("deadline_first", [False, True])
+async def test_a_caller_who_goes_at_the_deadline_is_canceled(deadline_first: bool) -> None:
+    """A cancellation in the same tick as the deadline, before it or after it, is not swallowed."""
+    async with RawServer([Reply(then="hang")]) as server:
+        client = transport(server.url, timeout=3.0)
+        task = asyncio.create_task(send(client))
+        await server.received(1)
+        [bound] = client._deadlines._queues[3.0]
+        ends: list[Callable[[], object]] = [bound.expire, task.cancel]
+        for end in ends if deadline_first else reversed(ends):
+            end()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert task.cancelling() == 1
+        assert len(client._deadlines) == 0
+        await client.aclose()
+
+
 async def test_revoked_before_departure_sends_nothing() -> None:
     """A departure that is refused writes no byte, and the connection serves the next request."""
     async with RawServer() as server:
@@ -227,6 +264,17 @@ async def test_connections_are_kept_alive() -> None:
         for _ in range(5):
             await send(client)
         assert (server.connections, len(server.requests)) == (1, 5)
+        await client.aclose()
+
+
+async def test_a_reply_that_nobody_asked_for_answers_nothing() -> None:
+    """What came on an idle connection is not read as the answer to the next request: that goes over another one."""
+    async with RawServer([Reply(http(), then="again"), Reply(http(body=b"new"))]) as server:
+        client = transport(server.url)
+        assert (await send(client)).body == b"{}"
+        await asyncio.sleep(0.01)
+        assert (await send(client)).body == b"new"
+        assert (server.connections, len(server.requests)) == (2, 2)
         await client.aclose()
 
 

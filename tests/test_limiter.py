@@ -1752,7 +1752,7 @@ def test_anything_at_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
     run_state_machine_as_test(
         AnythingAtAnyTime,
         settings=settings(
-            max_examples=either(50, 1500), stateful_step_count=either(20, 40), print_blob=True
+            max_examples=either(50, 500), stateful_step_count=either(20, 30), print_blob=True
         ),
     )
 

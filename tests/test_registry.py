@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -12,7 +12,6 @@ from tronsave_async import (
     UsageError,
     available_gateways,
     open_gateway,
-    registry,
 )
 
 
@@ -20,12 +19,12 @@ from tronsave_async import (
 def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Announce one vendor, whether or not a wheel is installed."""
     group = "tronsave_async.gateways"
-    points = [EntryPoint("tronsave", "brokers.tronsave:TronSaveGateway", group)]
+    points = [metadata.EntryPoint("tronsave", "brokers.tronsave:TronSaveGateway", group)]
 
-    def entry_points(*, group: str, name: str | None = None) -> list[EntryPoint]:
-        return [point for point in points if point.group == group and name in (None, point.name)]
+    def entry_points(*, group: str) -> metadata.EntryPoints:
+        return metadata.EntryPoints(point for point in points if point.group == group)
 
-    monkeypatch.setattr(registry, "entry_points", entry_points)
+    monkeypatch.setattr(metadata, "entry_points", entry_points)
 
 
 @pytest.mark.parametrize("options", [{}, {"base_url": "https://api-dev.tronsave.io"}])

@@ -63,9 +63,9 @@ class Size(NamedTuple):
 
 
 SIZES: Final = [
-    Size(RipioStage, either(8_000, 80_000)),
-    Size(TronSaveStage, either(8_000, 80_000)),
-    Size(Sms4SatsStage, either(4_000, 40_000)),
+    Size(RipioStage, either(8_000, 40_000)),
+    Size(TronSaveStage, either(8_000, 40_000)),
+    Size(Sms4SatsStage, either(4_000, 20_000)),
 ]
 
 

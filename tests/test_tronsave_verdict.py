@@ -560,18 +560,33 @@ def test_a_deep_reason_never_crashes(depth: int, spoiled: bool) -> None:
         '"order_id":"%s","is_success":true,"is_success":false',
         '"order_id":"%s","is_succes\\u0073":false,"is_success":true',
         '"order_id":"%s","is_success":true,"fail_reason":"matched","fail_reason":null',
+        '"order_id":"%s","is_success":true,"fail_reason":null,"fail_reason":"matched"',
+        '"order_id":"%s","is_success":true}],"cancel_results":[{"order_id":"%s","is_success":true',
     ],
 )
 def test_a_field_that_is_named_twice_proves_nothing(item: str) -> None:
     """Nobody knows which of the two values is meant, in whatever spelling, and however they follow each other."""
     body = b'{"cancel_results":[{%s},{"order_id":"%s","is_success":true}]}'
-    body %= ((item % A).encode(), B.encode())
+    body %= (item.replace("%s", A).encode(), B.encode())
     assert cancel_verdicts([A, B], 200, body) == dict.fromkeys([A, B], FOREIGN)
+    body = (
+        b'{"cancel_results":[],"cancel_results":[{"order_id":"%s","is_success":true}]}' % A.encode()
+    )
+    assert cancel_verdicts([A], 200, body) == {A: FOREIGN}
     with pytest.raises(BadReply):
         statuses([A], 200, b'{"results":[],"results":[{"order_id":"x","status":"Canceled"}]}')
     with pytest.raises(BadReply) as caught:
         read_reply("create", 200, b'{"order_ids":["a"],"order_ids":["b"]}', wire.CreateReply)
     check_bad(caught.value, "create", "the reply names a field twice")
+
+
+def test_a_reply_as_the_page_shows_it_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written as we would write it cannot name a field twice: it is not looked for."""
+    monkeypatch.setattr("brokers.tronsave.verdict.has_unique_names", None)
+    said = f'{{"order_id":"{A}","is_success":true,"fail_reason":null}}'
+    assert cancel_verdicts([A], 200, f'{{"cancel_results":[{said}]}}'.encode()) == {A: CANCELED}
+    said = f'{{"order_id":"{A}","status":"Pending"}}'
+    assert statuses([A], 200, f'{{"results":[{said}]}}'.encode()) == {A: "Pending"}
 
 
 def test_a_large_reply_is_read_whole() -> None:

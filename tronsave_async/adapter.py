@@ -43,9 +43,8 @@ class Adapter(abc.ABC):
 
     async def cancel(self, order: OrderRef | str, *, timeout: float | None = 30.0) -> CancelOutcome:
         """Cancel one order; see `OrderGateway.cancel`."""
-        order = self._usable(
-            order
-        )  # and nothing else: where ids are secrets, no frame keeps the plain one
+        # Nothing else keeps the name as it was given: where ids are secrets, no frame shows a plain one.
+        order = self._usable(order)
         return await self._dispatch.cancel(order, timeout)
 
     async def cancel_many(

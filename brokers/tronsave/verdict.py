@@ -50,6 +50,7 @@ from .wire import (
     TrackItem,
     TrackReply,
     decode_items,
+    encode,
 )
 
 if TYPE_CHECKING:
@@ -303,18 +304,26 @@ def _text_of(reason: object) -> str | None:
 
 def _cancel_items(body: bytes) -> Sequence[CancelItem] | None:
     try:
-        items: Sequence[CancelItem] | None = _decode_cancel(body).cancel_results
+        reply = _decode_cancel(body)
     except _UNFIT:
         items = decode_items(body, "cancel_results", CancelItem, strict=True)
-    return items if has_unique_names(body) else None
+        return items if has_unique_names(body) else None
+    return reply.cancel_results if _says_all_once(reply, body) else None
 
 
 def _track_items(body: bytes) -> Sequence[TrackItem] | None:
     try:
-        items: Sequence[TrackItem] | None = _decode_track(body).results
+        reply = _decode_track(body)
     except _UNFIT:
         items = decode_items(body, "results", TrackItem, strict=True)
-    return items if has_unique_names(body) else None
+        return items if has_unique_names(body) else None
+    return reply.results if _says_all_once(reply, body) else None
+
+
+def _says_all_once(reply: CancelReply | TrackReply, body: bytes) -> bool:
+    """Whether no object of a decoded body names a field twice. One that is written as the pages show it does not: it
+    is what would be written of what was read."""
+    return encode(reply) == body or has_unique_names(body)
 
 
 def _hidden_error(endpoint: str, status: int, body: bytes) -> BadReply | None:

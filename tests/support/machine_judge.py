@@ -213,13 +213,7 @@ class Judge:
             assert self.is_closing, error
             return
         assert isinstance(error, AuthenticationRejected), error
-        rejected = [
-            packet
-            for packet in self._cancels(errand)
-            if packet.heard is not None
-            and packet.reply is not None
-            and packet.reply.status in (401, 498)
-        ]
+        rejected = [packet for packet in self._cancels(errand) if _rejects_the_account(packet)]
         assert rejected, "the vendor did not say so"
         assert not self._doubtful(errand), f"{error} instead of doubt: {self._facts(errand)}"
 
@@ -389,11 +383,19 @@ class Judge:
         in_time = errand.timeout is None or now - errand.started < errand.timeout - ROUNDING
         if self._has_quota or not in_time or self._is_troubled(errand.name, errand.cleared):
             return True
-        if isinstance(outcome, TooEarly):
+        if isinstance(outcome, TooEarly) or self._was_spared(errand, outcome):
             return True
         if self.vendor.life(errand.name) is None:
             return isinstance(outcome, NotFound)
         return outcome.closed
+
+    def _was_spared(self, errand: Errand, outcome: CancelOutcome) -> bool:
+        """One of several that was not sent, since the account was rejected meanwhile for another."""
+        return isinstance(outcome, NotSent) and any(
+            packet.gateway == errand.gateway and (packet.heard or 0) > errand.begun
+            for packet in self.network.packets
+            if _rejects_the_account(packet)
+        )
 
     def _is_troubled(self, name: str, cleared: int) -> bool:
         return max(self._trouble.get(name, 0), self._trouble_for_all) > cleared
@@ -506,6 +508,12 @@ def _amounts(life: Life | None, executed: object, remaining: object) -> bool:
     if life is None:
         return False
     return executed in (None, life.executed) and remaining in (None, life.remaining)
+
+
+def _rejects_the_account(packet: Packet) -> bool:
+    return (
+        packet.heard is not None and packet.reply is not None and packet.reply.status in (401, 498)
+    )
 
 
 def _is_evidence(outcome: CancelOutcome) -> bool:
