@@ -27,6 +27,23 @@ def test_requests_pass_until_the_quota_is_used() -> None:
     assert quota.closed_until(MIDNIGHT) is None
 
 
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(2026, 3, 4, tzinfo=UTC),
+        datetime(2026, 3, 4, 5, 34, 56, 789, tzinfo=UTC),
+        MIDNIGHT - timedelta(microseconds=1),
+    ],
+)
+def test_a_day_lasts_from_midnight_to_midnight(moment: datetime) -> None:
+    """Whenever in it the first request is counted."""
+    quota = DailyQuota(1)
+    quota.count(moment)
+    assert quota.closed_until(moment) == MIDNIGHT
+    assert quota.closed_until(NOON) == MIDNIGHT
+    assert quota.closed_until(MIDNIGHT) is None
+
+
 def test_what_did_not_leave_is_given_back() -> None:
     """A request that was counted and did not leave opens the quota again; yesterday's changes nothing today."""
     quota = DailyQuota(1)
