@@ -573,7 +573,8 @@ class Dispatcher:
         exchange = delivery.exchange
         assert exchange.ended_at is not None, "it was answered"
         self._doubts.dispel(order, exchange.departed_at)
-        outcome = canceled_at_once(order, self.venue, verdict, exchange.ended_at - started)
+        elapsed = max(0.0, exchange.ended_at - started)  # one may join while its end is told
+        outcome = canceled_at_once(order, self.venue, verdict, elapsed)
         if self._emit is not None:
             self._tell_outcome(outcome, exchange.queue_time(started), exchange.wire_time, 0.0)
         return outcome

@@ -102,9 +102,8 @@ class CancelMany:
         return case
 
     def _join(self, index: int) -> None:
-        deliver = partial(
-            CancelMany._deliver, self, index
-        )  # a bound method would be one object more
+        # A partial of a bound method would be one object more for each order that waits.
+        deliver = partial(CancelMany._deliver, self, index)
         ticket = self._dispatcher.join(self._orders[index], deliver, self._started)
         if ticket.is_open:  # else it was delivered to in this step
             self._tickets[index] = ticket
