@@ -552,6 +552,19 @@ def test_a_deep_reason_never_crashes(depth: int, spoiled: bool) -> None:
     assert verdict in (declined(reason.decode()), FOREIGN)
 
 
+@pytest.mark.parametrize(("opened", "inside", "closed"), [("[", "", "]"), ('{"a":', "1", "}")])
+def test_no_depth_is_between_what_is_read_and_what_is_not(
+    opened: str, inside: str, closed: str
+) -> None:
+    """Also where a reason can just be read, and no deeper: what is done with it may take a step more."""
+    for depth in range(850, 1000):
+        reason = opened * depth + inside + closed * depth
+        body = (
+            f'{{"cancel_results":[{{"order_id":"{A}","is_success":false,"fail_reason":{reason}}}]}}'
+        )
+        assert cancel_verdicts([A], 200, body.encode())[A] in (declined(reason), FOREIGN)
+
+
 @pytest.mark.parametrize(
     "item",
     [
