@@ -318,13 +318,29 @@ async def test_a_caller_that_goes_in_the_tick_of_the_write_sends_nothing() -> No
     """Between its cancellation and its last step a call is in the queue still: it is passed over."""
     async with SocketServer() as server, aclosing(transport(server.url)) as client:
         await client.warm_up()
-        goes, stays = calls(client, [1, 2])
-        await asyncio.sleep(0)  # both are queued, and the write comes next
+        first, goes, stays = calls(client, [0, 1, 2])
+        await asyncio.sleep(
+            0
+        )  # the first is written; the others are queued, and their write comes next
         goes.task.cancel()
+        assert await first.task == 0
         assert await stays.task == 2
         await goes.canceled()
         assert goes.keys == []
-        assert [asked["n"] for asked in server.messages] == [2]
+        assert [asked["n"] for asked in server.messages] == [0, 2]
+
+
+async def test_the_first_request_is_written_in_the_step_in_which_it_is_asked() -> None:
+    """Where none is under way; those that come meanwhile are written together, at the end of the loop's turn."""
+    async with SocketServer() as server, aclosing(transport(server.url)) as client:
+        await client.warm_up()
+        asked = calls(client, [1, 2, 3])
+        for _ in range(2):
+            await asyncio.sleep(0)
+            assert [call.keys != [] for call in asked] in ([True, False, False], [True] * 3)
+            assert client.in_flight in (1, 3)
+        assert [await call.task for call in asked] == [1, 2, 3]
+        assert [message["n"] for message in server.messages] == [1, 2, 3]
 
 
 async def test_a_late_reply_s_reader_that_raises_harms_nobody(loop_errors: list[str]) -> None:
@@ -788,6 +804,18 @@ async def test_pauses_grow_while_no_connection_serves(
                 pass
             await asyncio.sleep(31.5)
             assert gaps(server) == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+
+
+@pytest.mark.virtual_time
+async def test_a_policy_without_pauses_makes_no_hot_loop() -> None:
+    """Requests may be repeated at once; connections are not."""
+    async with SocketServer(door=http("HTTP/1.1 503 no")) as server:
+        client = transport(server.url, retry=RetryPolicy(base=0.0, cap=0.0))
+        async with aclosing(client):
+            with pytest.raises(ConnectFailed):
+                await client.warm_up()
+            await asyncio.sleep(1.01)
+            assert 10 < len(gaps(server)) <= 20
 
 
 @pytest.mark.virtual_time

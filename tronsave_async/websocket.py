@@ -63,6 +63,8 @@ What it raises ends the attempt before anything is sent."""
 Read = Callable[["BytesLike"], tuple[str, R] | str]
 """Reads a message: the id of the request that it answers and the reply, or, where it answers none, what it is."""
 
+LEAST_PAUSE: Final = 0.05
+"""Seconds between attempts to connect that served nobody, at least: also where the policy of the requests has none."""
 BITE: Final = 64
 """Requests that are written at once, at most."""
 
@@ -518,7 +520,7 @@ class WebSocketTransport(Generic[R]):
     async def _pause(self, failures: int, wanted: asyncio.Event) -> None:
         """Wait before the next attempt, as long as the policy says; once the half of it is over, only until somebody
         wants a connection."""
-        whole = self._retry.delay(failures, spread=random.random())
+        whole = max(LEAST_PAUSE, self._retry.delay(failures, spread=random.random()))
         least = min(whole, max(self._retry.base, whole / 2))
         await asyncio.sleep(least)
         try:
