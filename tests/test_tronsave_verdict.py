@@ -593,6 +593,15 @@ def test_a_field_that_is_named_twice_proves_nothing(item: str) -> None:
     check_bad(caught.value, "create", "the reply names a field twice")
 
 
+def test_an_odd_neighbor_does_not_hide_a_field_that_is_named_twice() -> None:
+    """Read item by item, a reply is looked through as well."""
+    said = f'{{"order_id":5}},{{"order_id":"{A}","is_success":false,"is_success":true}}'
+    assert cancel_verdicts([A], 200, f'{{"cancel_results":[{said}]}}'.encode()) == {A: FOREIGN}
+    said = f'{{"order_id":5}},{{"order_id":"{A}","status":"Pending","status":"Canceled"}}'
+    with pytest.raises(BadReply):
+        statuses([A], 200, f'{{"results":[{said}]}}'.encode())
+
+
 def test_a_reply_as_the_page_shows_it_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written as we would write it cannot name a field twice: it is not looked for."""
     monkeypatch.setattr("brokers.tronsave.verdict.has_unique_names", None)
