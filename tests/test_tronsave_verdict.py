@@ -285,6 +285,7 @@ ENVELOPES: dict[str, tuple[bytes, str]] = {
     "refusal": (app("TSAS:xxx NOPE now"), "NOPE"),
     "text": (app("Rate limit reached"), "Rate limit reached"),
     "last field": (b'{"message":"TSAS:xxx NOPE","error":true}', "NOPE"),
+    "escaped": (b'{"\\u0065rror":true,"message":"TSAS:xxx NOPE"}', "NOPE"),
     "spaced": (b'\n{ "error" : true , "message" : "TSAS:xxx NOPE" }', "NOPE"),
     "framework": (
         fastify(400, "Bad Request", "must be array", code="FST_ERR_VALIDATION"),

@@ -333,7 +333,8 @@ def _says_all_once(reply: CancelReply | TrackReply, body: bytes) -> bool:
 
 def _hidden_error(endpoint: str, status: int, body: bytes) -> BadReply | None:
     """An error inside a success contradicts it: nobody knows what was done."""
-    if b'"error"' not in body or not _flags_error(body):
+    may_have_one = b'"error"' in body or b"\\u" in body  # a name can be written with escapes
+    if not may_have_one or not _flags_error(body):
         return None
     words = _words(body) or _Words(None, None, "no words")
     reason = f"an error inside HTTP {status}: {words.code or words.text}"
