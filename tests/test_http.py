@@ -766,3 +766,86 @@ async def test_a_write_that_fails_shows_no_request() -> None:
         shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
         assert SECRET not in "".join(shown.format())
         await client.aclose()
+
+
+# -- closing, and peers that speak first --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("data", [b"", http(length=5)])
+async def test_closing_ends_a_request_under_way(own: bool, data: bytes) -> None:
+    """Also one whose reply has begun: aiohttp leaves whoever waits for the rest of a body waiting."""
+    async with RawServer([Reply(data, "hang")]) as server, aiohttp.ClientSession() as session:
+        client = transport(server.url, session=None if own else session)
+        sending = asyncio.create_task(send(client))
+        await server.received(1)
+        await asyncio.sleep(0.01)
+        await client.aclose()
+        await asyncio.wait([sending], timeout=1.0)
+        assert sending.done()
+        with pytest.raises(ConnectionLost, match="gateway closed"):
+            await sending
+
+
+@pytest.mark.parametrize("turns", range(24))
+async def test_closing_at_any_step_of_a_request(turns: int) -> None:
+    """The request ends with its reply or with an error that says whether it left."""
+    async with RawServer() as server:
+        client = transport(server.url)
+        departures = Departures()
+        sending = asyncio.create_task(send(client, departures))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await client.aclose()
+        await asyncio.wait([sending], timeout=1.0)
+        assert sending.done()
+        if (error := sending.exception()) is not None:
+            kind = ConnectionLost if departures.count else (ConnectFailed, GatewayClosed)
+            assert isinstance(error, kind), error
+
+
+async def test_a_closing_that_meets_a_timeout() -> None:
+    """A request whose time is over in the same tick ends as well."""
+    async with RawServer([Reply(then="hang")]) as server:
+        client = transport(server.url, timeout=0.02)
+        sending = asyncio.create_task(send(client))
+        await server.received(1)
+        for _ in range(1_000_000):  # until that tick
+            if not len(client._deadlines):
+                break
+            await asyncio.sleep(0)
+        assert not sending.done()
+        await client.aclose()
+        with pytest.raises(RequestFailed):
+            await sending
+
+
+async def test_a_peer_that_speaks_first_is_connected_to_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it says is no reply, nothing is sent, and it is for the retry policy when to try again."""
+    connections: list[asyncio.BaseTransport] = []
+
+    class Speaker(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            connections.append(transport)
+            transport.write(http(503))
+
+    connect = aiohttp.TCPConnector.connect
+
+    async def slowly(*args: object) -> object:
+        connection = await connect(*args)  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)  # uvloop reads before it tells that the connection stands
+        return connection
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "connect", slowly)
+    server = await asyncio.get_running_loop().create_server(Speaker, "127.0.0.1", 0)
+    async with server:
+        client = transport(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        departures = Departures()
+        with pytest.raises(ConnectFailed):
+            await send(client, departures)
+        assert (len(connections), departures.count) == (1, 0)
+        await client.aclose()
+        await asyncio.sleep(0.01)

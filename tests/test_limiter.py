@@ -1045,6 +1045,21 @@ def test_a_log_stays_in_order_when_windows_become_shorter() -> None:
     assert window.in_window == 2
 
 
+def test_what_is_in_hand_counts_as_long_as_under_the_limit_it_was_granted_under() -> None:
+    """Three permits of a limit of three leave together after a limit with shorter windows was declared: no fourth may
+    follow within the first limit's window. When none is left in hand, the new limit counts alone."""
+    window = Window(RateLimit(3, 3.0, margin=0.0))
+    window.take(3)
+    window.go_by(RateLimit(1, 1.0, margin=0.0))
+    window.spend(1.0, 1)
+    window.spend(1.0, 1)
+    window.give_back(1)
+    assert window.free_at(1.0, 1) == 4.0
+    assert window.take_if_free(4.0, 1)
+    window.spend(4.0, 1)
+    assert window.free_at(4.0, 1) == 5.0
+
+
 @pytest.mark.parametrize("weight", [-1, 0, 4])
 async def test_a_weight_out_of_range_is_refused(weight: int) -> None:
     """A weight that is nothing, or could never pass, is a usage error and leaves no trace."""

@@ -32,7 +32,7 @@ from tronsave_async.exchange import Revoked
 from tronsave_async.outcomes import Wire
 from tronsave_async.retry import RetryPolicy
 from tronsave_async.telemetry import Connected, Disconnected, Event, Stray
-from tronsave_async.websocket import BITE, WebSocketTransport
+from tronsave_async.websocket import BITE, WebSocketTransport, _Awaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -319,9 +319,7 @@ async def test_a_caller_that_goes_in_the_tick_of_the_write_sends_nothing() -> No
     async with SocketServer() as server, aclosing(transport(server.url)) as client:
         await client.warm_up()
         first, goes, stays = calls(client, [0, 1, 2])
-        await asyncio.sleep(
-            0
-        )  # the first is written; the others are queued, and their write comes next
+        await asyncio.sleep(0)  # the first is written; the others are queued: their write is next
         goes.task.cancel()
         assert await first.task == 0
         assert await stays.task == 2
@@ -510,6 +508,31 @@ async def test_a_planned_close_loses_nobody_who_had_not_left(code: int) -> None:
         assert now() == moment
         assert server.peers[0].closed_with == code
         assert client.connections == 2
+
+
+async def test_what_a_reply_gives_rise_to_is_not_written_to_a_closed_connection() -> None:
+    """A reply and the end may come in one segment, and whoever hears the reply may ask for more in that very step."""
+    server = SocketServer(silent)
+    async with server, aclosing(transport(server.url)) as client:
+        further: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        keys: list[str] = []
+
+        def departing(key: str) -> bytes:
+            keys.append(key)
+            return json.dumps({"id": key, "n": 7}).encode()
+
+        def ask_again(_reply: object) -> None:
+            client.post(_Awaited("call", departing, None, further))
+
+        first = asyncio.create_task(client.request("call", departing, ask_again))
+        await until(lambda: len(server.messages) == 1)
+        first.cancel()
+        await asyncio.wait([first])
+        server.answer = Peer.reply
+        reply = frame(json.dumps({"id": keys[0], "echo": None}))
+        server.peer.raw(reply + closing(1001))
+        assert await further == 7
+        assert (client.connections, len(keys)) == (2, 2)
 
 
 async def test_a_close_together_with_the_upgrade_is_a_failed_connect() -> None:

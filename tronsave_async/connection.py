@@ -122,8 +122,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def takes_more(self) -> bool:
-        """The system takes what is written: it is not choked, and has not found the connection broken."""
-        return not (self._paused or self._transport is None or self._transport.is_closing())
+        """The system takes what is written: it is not choked, and has not found the connection broken; and the peer has
+        not closed it, maybe in the very bytes that are being read."""
+        if self._paused or self._transport is None or self._core.state is not OPEN:
+            return False
+        return not self._transport.is_closing()
 
     def say(self, message: bytes) -> None:
         """Put a text message into the core; `write` sends what is in it."""

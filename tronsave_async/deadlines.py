@@ -70,7 +70,7 @@ class Deadlines:
         self._timers[timeout] = loop.call_at(when, self._sweep, timeout)
 
     def _sweep(self, timeout: float) -> None:
-        now = asyncio.get_running_loop().time()
+        now = max(asyncio.get_running_loop().time(), due)
         queue = self._queues[timeout]
         while queue:
             wait, when = next(iter(queue.items()))

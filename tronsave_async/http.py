@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp import hdrs
@@ -209,14 +210,23 @@ class _Pool:
         self._is_forwarded = proxy is not None and base.scheme == "http"
         """By a proxy that reads it: it is told the whole URL, and in a header of its own who asks."""
         self._headers = _lines(self._target.headers)
+        self._served: WeakSet[ResponseHandler] = WeakSet()
+        """What a request was sent over before."""
 
     async def connect(self) -> Connection:
-        """Wait for a connection on which nothing has been said that was not asked for."""
+        """Wait for a connection on which nothing has been said that was not asked for.
+
+        Raises:
+            aiohttp.ClientConnectionError: there is none: the peer speaks first, or hangs up on whoever connects.
+        """
         try:
             connection = await self.connector.connect(self._target, [], self._timeout)
             # A reply that nobody asked for would be read as the answer to the next request.
             while connection.protocol is not None and connection.protocol.should_close:
+                is_new = connection.protocol not in self._served
                 connection.close()
+                if is_new:  # the next would be no better: the retry policy says when to try again
+                    raise aiohttp.ClientConnectionError
                 connection = await self.connector.connect(self._target, [], self._timeout)
         except TimeoutError as error:
             raise aiohttp.ConnectionTimeoutError from error
@@ -233,6 +243,7 @@ class _Pool:
         assert protocol is not None, "not given back"
         assert transport is not None, "it stands"
         protocol.set_response_params(read_until_eof=True)
+        self._served.add(protocol)
         target = _with_query(url, attempt.query)
         transport.write(
             b"%b %b HTTP/1.1\r\n%b%b"
@@ -371,7 +382,7 @@ class HttpTransport:
 
         Raises:
             ConnectFailed: no connection stood; nothing was sent.
-            ConnectionLost: the connection broke; the request may have arrived.
+            ConnectionLost: the connection broke, or was closed; the request may have arrived.
             RequestTimeout: time ran out; ``wire`` says whether the request may have arrived.
             BadReply: the reply is too large.
             GatewayClosed: it is closed, or the caller's own session.
@@ -393,6 +404,8 @@ class HttpTransport:
         except _NEVER_SENT as error:
             raise self._mapped(attempt, error) from self._shown(error)
         except TimeoutError as error:
+            if self._closed:
+                raise self._cut_off(attempt) from None
             wire = Wire.MAYBE_SENT if attempt.departed else Wire.NOT_SENT
             failure = RequestTimeout(self._venue, endpoint, "timed out", wire=wire)
             raise failure from self._shown(error)
@@ -400,9 +413,13 @@ class HttpTransport:
             raise self._mapped(attempt, error) from self._shown(error)
 
     async def aclose(self) -> None:
-        """Close the connections, but not a session of the caller's own. Nothing is sent afterwards."""
+        """End the requests under way, and close the connections, but not a session of the caller's own. Nothing is sent
+        afterwards."""
         self._closed = True
-        self._deadlines.close()
+        if len(self._deadlines):
+            self._deadlines.close()
+            # Before aiohttp closes their connections: it does not tell whoever waits for the rest of a body.
+            await asyncio.sleep(0)
         if self._pool is not None:
             await self._pool.connector.close()
 
@@ -471,6 +488,12 @@ class HttpTransport:
         if isinstance(error, _NEVER_SENT) or not attempt.departed:
             return ConnectFailed(self._venue, attempt.endpoint, reason, wire=Wire.NOT_SENT)
         return ConnectionLost(self._venue, attempt.endpoint, reason, wire=Wire.MAYBE_SENT)
+
+    def _cut_off(self, attempt: _Attempt) -> RequestFailed:
+        reason = "gateway closed"
+        if attempt.departed:
+            return ConnectionLost(self._venue, attempt.endpoint, reason, wire=Wire.MAYBE_SENT)
+        return ConnectFailed(self._venue, attempt.endpoint, reason, wire=Wire.NOT_SENT)
 
     def _shown(self, cause: BaseException) -> BaseException | None:
         """Without frames: those of the event loop hold the bytes that it wrote. And discreetly without a cause: its

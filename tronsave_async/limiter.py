@@ -128,11 +128,13 @@ class Window:
     meanwhile. The log has for each permit that was spent the moment until which it counts, in order.
     """
 
-    __slots__ = ("_log", "_span", "closed_until", "in_hand", "limit")
+    __slots__ = ("_log", "_outgrown", "_span", "closed_until", "in_hand", "limit")
 
     def __init__(self, limit: RateLimit) -> None:
         self.limit = limit
         self._span = limit.span
+        self._outgrown = False
+        """The span is still a former limit's, under which permits in hand were granted."""
         self.in_hand = 0
         self.closed_until = -math.inf
         self._log: deque[float] = deque()
@@ -163,12 +165,15 @@ class Window:
         return True
 
     def go_by(self, limit: RateLimit) -> None:
-        """Keep another limit from now on; what counts already counts on, as long as under the longer of the two."""
+        """Keep another limit from now on; what counts already, or is in hand, counts as long as under the longer of the
+        two."""
         longer = limit.span - self._span
         if longer > 0.0:
             self._log = deque(until + longer for until in self._log)
         self.limit = limit
-        self._span = limit.span
+        self._outgrown = longer < 0.0 and self.in_hand > 0
+        if not self._outgrown:
+            self._span = limit.span
 
     def take(self, weight: int) -> None:
         """A permit was granted."""
@@ -184,10 +189,20 @@ class Window:
             log.append(until)
         else:
             log.extend([until] * weight)
+        if self._outgrown:
+            self._fit()
 
     def give_back(self, weight: int) -> None:
         """Its request will not leave."""
         self.in_hand -= weight
+        if self._outgrown:
+            self._fit()
+
+    def _fit(self) -> None:
+        """Go by the limit's own span once no permit of a former limit can be in hand."""
+        if not self.in_hand:
+            self._outgrown = False
+            self._span = self.limit.span
 
     def close_until(self, when: float) -> None:
         """Nothing passes before ``when``; an earlier moment than the one in force changes nothing."""
