@@ -326,7 +326,8 @@ class Disasters(RuleBasedStateMachine):
         if self.policy.has_socket and name in KNOWN and not self.judge.open_errands(name):
             self.vendor.place(name)
             self.judge.replaces(name)
-            self._run(partial(self._desk.dispatcher.forget, OrderRef(id=name)))
+            for told in (self._desk.dispatcher.rename, self._desk.dispatcher.renamed):
+                self._run(partial(told, OrderRef(id=name)))
 
     def ask_about_the_next_of_a_name(self, name: str) -> None:
         """The reply about an old order comes when a cancel of the new one of its name is in doubt."""

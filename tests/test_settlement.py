@@ -740,20 +740,25 @@ def test_the_latest_doubts_are_remembered() -> None:
 
 
 def test_what_was_asked_about_the_old_order_of_a_name_says_nothing_about_the_new_one() -> None:
-    """The name is given to another order: doubt about the old one is over, and no answer, early or late, to what was
-    asked before touches the doubt about the new one."""
+    """No answer, early or late, to what was asked before touches the doubt about the new order; it ends that about the
+    old one."""
     doubts = Doubts()
-    old = Case(ORDER, VENUE, started=STARTED, attempts=LIMIT, doubts=doubts)
+    old, older = (
+        Case(ORDER, VENUE, started=STARTED, attempts=LIMIT, doubts=doubts) for _ in range(2)
+    )
     tell(old, NO_REPLY)
+    tell(older, NO_REPLY)
     doubts.rename(ORDER, NOW)
-    assert not doubts.hold(ORDER)
     new = Case(ORDER, VENUE, started=NOW, attempts=LIMIT, doubts=doubts)
     tell(new, NO_REPLY)
     assert not doubts.resolve(ORDER.name, SUCCESS, NOW - 0.001)
+    assert old.consult(NOW)
+    assert isinstance(old.outcome, Canceled)
+    assert not new.consult(NOW)
     assert not doubts.resolve(ORDER.name, SUCCESS, None)
     doubts.dispel(ORDER, NOW - 0.001)
-    tell(old, reads(FILLED))
-    assert isinstance(old.outcome, AlreadyClosed)
+    tell(older, reads(FILLED))
+    doubts.renamed(ORDER)
     assert doubts.hold(ORDER)
     assert doubts.resolve(ORDER.name, SUCCESS, NOW)
     assert new.consult(NOW)
@@ -763,15 +768,48 @@ def test_what_was_asked_about_the_old_order_of_a_name_says_nothing_about_the_new
     assert not doubts.hold(ORDER)
 
 
+def test_doubt_about_the_old_order_of_a_name_lasts_until_there_is_a_new_one() -> None:
+    """A creation may fail, or be lost: then the name is the old order's still, whose cancel is in doubt."""
+    doubts = Doubts()
+    doubts.cast(ORDER)
+    doubts.rename(ORDER, NOW)
+    assert doubts.hold(ORDER)
+    assert sharing(doubts).doubt
+    doubts.rename(ORDER, NOW + 1.0)  # the creation is sent again
+    assert sharing(doubts).doubt
+    doubts.renamed(ORDER)
+    doubts.renamed(ORDER)
+    assert not sharing(doubts).doubt
+
+
+def test_who_waits_is_told_however_often_its_name_is_given_away() -> None:
+    """A late answer about a former order proves to all its cases."""
+    doubts = Doubts()
+    first, second = sharing(doubts), sharing(doubts)
+    tell(first, NO_REPLY)
+    doubts.rename(ORDER, NOW)
+    tell(second, NO_REPLY)
+    doubts.rename(ORDER, NOW + 1.0)
+    assert not doubts.resolve(ORDER.name, SUCCESS, NOW)
+    for case in (first, second):
+        assert case.consult(NOW)
+        proved(case)
+    assert not doubts.hold(ORDER)
+
+
 def test_the_latest_renamings_are_remembered() -> None:
     """They are bounded as well: the oldest goes, and one renamed again counts as new."""
     doubts = Doubts()
     orders = [OrderRef(client_id=str(index)) for index in range(REMEMBERED)]
     for order in (*orders, orders[0], OrderRef(client_id="one more")):
+        doubts.cast(order)
         doubts.rename(order, NOW)
+    assert [doubts.hold(order) for order in orders[:3]] == [True, False, True]
     for order in orders[:3]:
         doubts.cast(order)
         doubts.dispel(order, STARTED)
+    for order in orders[:3]:
+        doubts.renamed(order)
     assert [doubts.hold(order) for order in orders[:3]] == [True, False, True]
 
 

@@ -11,8 +11,6 @@ __all__ = ["Deadlines", "Wait"]
 
 FEW: Final = 64
 """Different timeouts whose queues are kept when nobody waits in them; who gives the time that is left has many."""
-SLACK: Final = 1e-6
-"""Seconds by which an event loop's timer may be early: asking it again for the same moment would keep it busy."""
 
 
 class Wait(Protocol):
@@ -59,22 +57,26 @@ class Deadlines:
             self._timers.pop(timeout).cancel()
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """The time of all who wait is over."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self._queues.clear()
+        queues, self._queues = self._queues, {}
+        for queue in queues.values():
+            while queue:
+                queue.popitem(last=False)[0].expire()
 
     def _arm(self, timeout: float, when: float) -> None:
         loop = asyncio.get_running_loop()
-        self._timers[timeout] = loop.call_at(when, self._sweep, timeout)
+        self._timers[timeout] = loop.call_at(when, self._sweep, timeout, when)
 
-    def _sweep(self, timeout: float) -> None:
+    def _sweep(self, timeout: float, due: float) -> None:
+        # Event loops may be early, uvloop by a millisecond: to go by the clock alone would be to ask them again.
         now = max(asyncio.get_running_loop().time(), due)
         queue = self._queues[timeout]
         while queue:
             wait, when = next(iter(queue.items()))
-            if when > now + SLACK:
+            if when > now:
                 self._arm(timeout, when)
                 return
             del queue[wait]

@@ -221,12 +221,17 @@ class Dispatcher:
             order = OrderRef(id=order_id, client_id=client_id)
             self._cancels.call_off(self._key(order), exchange, verdict)
 
-    def forget(self, order: OrderRef) -> None:
-        """The name is given to a new order: what was asked, or is in doubt, about the old one says nothing about it."""
+    def rename(self, order: OrderRef) -> None:
+        """The creation of a new order of this name leaves: what was asked before says nothing about the new one, and
+        whoever comes from now on asks anew."""
         self._doubts.rename(order, clock())
         assert self._cancels is not None, "set by the gateway"
         assert self._key is not None, "set by the gateway"
         self._cancels.detach(self._key(order))
+
+    def renamed(self, order: OrderRef) -> None:
+        """The new order of this name is there: what is in doubt about a former one says nothing about it."""
+        self._doubts.renamed(order)
 
     def exhausted(self, endpoint: str) -> None:
         """The vendor says that the day's quota is used up: what is counted against it is not sent any more."""

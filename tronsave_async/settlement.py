@@ -18,7 +18,7 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict, TypeVar
 from weakref import WeakSet
 
 import msgspec
@@ -68,6 +68,7 @@ __all__ = [
 ]
 
 
+V = TypeVar("V")
 Name = tuple[str | None, str | None]
 """``(id, client_id)`` of an order."""
 
@@ -169,64 +170,79 @@ class Step(enum.Enum):
 class Doubts:
     """Orders whose cancel may have reached the vendor unanswered: all cases of a gateway know them, at once.
 
-    Doubt is cast by a lost reply and dispelled by proof that the order is dead. The latest 10,000 are remembered, each
-    with the cases that wait to know; and as many names that were given to another order.
+    Doubt is cast by a lost reply and dispelled by proof that the order is dead. Where a name is given to a new order,
+    doubt about the former one lasts until the new one is known to be there. The latest 10,000 names are remembered,
+    each with the cases that wait to know.
     """
 
-    __slots__ = ("_orders", "_renamed")
+    __slots__ = ("_former", "_orders", "_renamed")
 
     def __init__(self) -> None:
         self._orders: OrderedDict[Name, WeakSet[Case]] = OrderedDict()
+        self._former: OrderedDict[Name, WeakSet[Case]] = OrderedDict()
+        """About the orders that had a name before."""
         self._renamed: OrderedDict[Name, float] = OrderedDict()
-        """When a name was given to a new order: monotonic seconds."""
+        """When the creation of a new order of the name left: monotonic seconds."""
 
     def __len__(self) -> int:
         return len(self._orders)
 
     def cast(self, order: OrderRef, case: Case | None = None) -> None:
         """A cancel of ``order`` may have arrived, and nothing says what it did; ``case`` waits to know."""
-        waiting = self._orders.setdefault(order.name, WeakSet())
+        waiting = self._orders.get(order.name) or WeakSet()
         if case is not None:
             waiting.add(case)
-        self._orders.move_to_end(order.name)
-        if len(self._orders) > REMEMBERED:
-            self._orders.popitem(last=False)
+        _remember(self._orders, order.name, waiting)
 
     def resolve(self, name: Name, verdict: Verdict, since: float | None) -> bool:
         """The answer to a request of ``since`` (monotonic seconds) came after its caller went, or was given up.
 
         Only the success of a cancel proves something: to the cases that wait to know, and to nobody who comes later,
-        when the name may be another order's. True if it proves.
+        when the name may be another order's. True if it proves something about the order that has the name.
         """
-        if verdict.meaning is not Meaning.CANCELED or name not in self._orders:
+        if verdict.meaning is not Meaning.CANCELED:
             return False
-        if self._was_another(name, since):
-            return False
-        for case in self._orders.pop(name):
+        doubts = self._about(name, since)
+        waiting = doubts.pop(name, None)
+        for case in waiting or ():
             case.proof = verdict
-        return True
+        return waiting is not None and doubts is self._orders
 
     def dispel(self, order: OrderRef, since: float | None) -> None:
         """``order`` is proved dead, by what was asked at ``since`` (monotonic seconds)."""
-        if self._orders and not self._was_another(order.name, since):
-            self._orders.pop(order.name, None)
-
-    def rename(self, order: OrderRef, now: float) -> None:
-        """The name is given to a new order: what was asked, or is in doubt, about the old one says nothing about it."""
-        self._orders.pop(order.name, None)
-        self._renamed[order.name] = now
-        self._renamed.move_to_end(order.name)
-        if len(self._renamed) > REMEMBERED:
-            self._renamed.popitem(last=False)
-
-    def _was_another(self, name: Name, since: float | None) -> bool:
-        """What was asked then, was asked when the name was another order's."""
-        renamed = self._renamed.get(name)
-        return renamed is not None and (since is None or since < renamed)
+        if self._orders or self._former:
+            self._about(order.name, since).pop(order.name, None)
 
     def hold(self, order: OrderRef) -> bool:
         """Whether ``order`` is in doubt."""
-        return bool(self._orders) and order.name in self._orders
+        if not self._orders and not self._former:
+            return False
+        return order.name in self._orders or order.name in self._former
+
+    def rename(self, order: OrderRef, now: float) -> None:
+        """The creation of a new order of this name leaves: what was asked before says nothing about the new one."""
+        name = order.name
+        _remember(self._renamed, name, now)
+        waiting = self._orders.pop(name, None)
+        if waiting is not None:
+            _remember(self._former, name, waiting | self._former.get(name, WeakSet()))
+
+    def renamed(self, order: OrderRef) -> None:
+        """The new order is there: doubt about the former one is none about it."""
+        self._former.pop(order.name, None)
+
+    def _about(self, name: Name, since: float | None) -> OrderedDict[Name, WeakSet[Case]]:
+        """Where doubt is kept about the order that had the name at ``since``."""
+        renamed = self._renamed.get(name)
+        was_another = renamed is not None and (since is None or since < renamed)
+        return self._former if was_another else self._orders
+
+
+def _remember(table: OrderedDict[Name, V], name: Name, value: V) -> None:
+    table[name] = value
+    table.move_to_end(name)
+    if len(table) > REMEMBERED:
+        table.popitem(last=False)
 
 
 def canceled_at_once(order: OrderRef, venue: str, verdict: Verdict, elapsed: float) -> Canceled:

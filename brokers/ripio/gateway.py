@@ -330,26 +330,29 @@ class RipioGateway(Adapter):
         }
         wanted = {name: v for name, v in params.items() if v is not None}
         business = business_json(wanted)
-        if external_id is not None:
-            self._dispatch.forget(OrderRef(client_id=external_id))
+        named = None if external_id is None else OrderRef(client_id=external_id)
         seconds = timeout_seconds(timeout)
         deadline = math.inf if seconds is None else clock() + seconds
         late: asyncio.Future[wire.Order] = asyncio.get_running_loop().create_future()
         try:
-            return await self._call(
+            created = await self._call(
                 "create",
                 business,
                 partial(_created, wanted=wanted),
                 seconds,
-                _LOOK_AT_OPEN_ORDERS if external_id is None else _LOOK_BY_EXTERNAL_ID,
-                partial(_hear_late_creation, late, wanted),
+                _LOOK_AT_OPEN_ORDERS if named is None else _LOOK_BY_EXTERNAL_ID,
+                late=partial(_hear_late_creation, late, wanted),
+                departs=None if named is None else partial(self._dispatch.rename, named),
             )
         except OutcomeUnknown as unknown:
             look = partial(self._find_created, external_id, wanted, unknown.sent_at)
             found = await self._look_for_created(look, late, deadline)
             if found is None:
                 raise
-            return found
+            created = found
+        if named is not None:
+            self._dispatch.renamed(named)
+        return created
 
     async def update(
         self,
@@ -574,12 +577,19 @@ class RipioGateway(Adapter):
         exchange: Exchange,
         business: bytes,
         late: Callable[[wire.Frame], object] | None = None,
+        departs: Callable[[], object] | None = None,
     ) -> wire.Frame:
-        """Send one admitted request over the socket, signed in the moment in which it leaves."""
+        """Send one admitted request over the socket, signed in the moment in which it leaves, of which ``departs`` is
+        told."""
         method = config.METHODS[exchange.endpoint]
         await self._clock_is_right()
 
-        departing = partial(self.departing, exchange, method, business)
+        def departing(request_id: str) -> bytes:
+            message = self.departing(exchange, method, business, request_id)
+            if departs is not None:
+                departs()
+            return message
+
         sending = self._socket.request(exchange.endpoint, departing, late)
         reply = await self._dispatch.carry(exchange, sending)
         self.note(exchange, reply)
@@ -626,12 +636,14 @@ class RipioGateway(Adapter):
         read: Callable[[wire.Frame], T],
         timeout: float | None,
         how_to_check: str,
+        *,
         late: Callable[[wire.Frame], object] | None = None,
+        departs: Callable[[], object] | None = None,
     ) -> T:
         """A call over the socket that must not be sent twice once it may have been processed."""
 
         async def attempt(exchange: Exchange) -> T:
-            return read(await self._ask(exchange, business, late))
+            return read(await self._ask(exchange, business, late, departs))
 
         return await self._dispatch.call(
             endpoint,
