@@ -1045,6 +1045,15 @@ def test_a_log_stays_in_order_when_windows_become_shorter() -> None:
     assert window.in_window == 2
 
 
+def test_what_left_under_a_former_limit_counts_as_long_under_another_clock() -> None:
+    """Two requests of a limit of two in ten seconds left; a limit with shorter windows and another loop follow."""
+    window = Window(RateLimit(2, 10.0, margin=0.0))
+    window.take(2)
+    window.spend(0.0, 2)
+    window.go_by(RateLimit(1, 5.0, margin=0.0))
+    assert window.rebased(1.0, 101.0).free_at(101.0, 1) == 110.0
+
+
 def test_what_is_in_hand_counts_as_long_as_under_the_limit_it_was_granted_under() -> None:
     """Three permits of a limit of three leave together after a limit with shorter windows was declared: no fourth may
     follow within the first limit's window. When none is left in hand, the new limit counts alone."""

@@ -181,8 +181,9 @@ class _Slot(Generic[K, R]):
         """Deliver to all who want it, and let no newcomer join. One's delivery may make another leave."""
         self.batcher.release(self)
         tickets = self.tickets
-        while tickets:
-            ticket = next(iter(tickets))
+        for ticket in list(tickets):
+            if ticket not in tickets:  # it left
+                continue
             del tickets[ticket]
             divided = self.divided - ticket.divided_before
             delivery = Delivery(exchange, value, failure, divided, late)

@@ -68,8 +68,11 @@ class CancelMany:
     async def withdraw(self, reason: str) -> None:
         """Leave whatever is not ended, because of ``reason``. Every case has its outcome afterwards."""
         self._reason = reason
-        while self._tickets:  # whom it concerns may make others leave
-            self._leave(next(iter(self._tickets)), reason)
+        for index in list(
+            self._tickets
+        ):  # not each time the first: what is gone from a dict's front is counted off again
+            if index in self._tickets:  # whom it concerns may make others leave
+                self._leave(index, reason)
         tasks = set(self._tasks.values())
         for task in tasks:
             task.cancel()
