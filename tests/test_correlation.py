@@ -322,9 +322,10 @@ class Line:
         """It is written to."""
         return not (self.is_choked or self.ended.done())
 
-    def say(self, message: bytes) -> None:
+    def say(self, message: bytes) -> int:
         """A request leaves."""
         self._transport.said.append(message.decode())
+        return len(message)
 
     def write(self) -> None:
         """It left before."""

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from brokers.ripio import verdict
-from support.ripio import lie, vendor
-from tronsave_async import Canceled, Evidence, GatewayClosed, NotSent
+from brokers.ripio import RipioGateway, verdict
+from brokers.ripio.sandbox import OrderState
+from support.ripio import lie, strict, vendor
+from tronsave_async import (
+    Canceled,
+    Evidence,
+    GatewayClosed,
+    NotSent,
+    OrderRef,
+    RateLimit,
+    Unknown,
+    UsageError,
+    VendorError,
+)
+from tronsave_async import sandbox as faults
 
 if TYPE_CHECKING:
     from brokers.ripio.sandbox import RipioSandbox
     from tronsave_async import CancelOutcome
 
 pytestmark = pytest.mark.virtual_time
+
+
+LIMIT_ORDER: Any = {"pair": "BTC_BRL", "side": "buy", "type": "limit", "amount": 1, "price": 1}
 
 
 def judge(sandbox: RipioSandbox, *outcomes: CancelOutcome) -> None:
@@ -87,6 +102,74 @@ async def test_a_fault_of_ours_in_reading_a_reply_harms_one_order(
         after = await gateway.cancel(sandbox.add_order())
         assert isinstance(after, Canceled)
         judge(sandbox, outcome, after)
+
+
+async def test_a_fault_of_ours_in_reading_a_late_reply_harms_nobody(
+    monkeypatch: pytest.MonkeyPatch, loop_errors: list[str]
+) -> None:
+    """It is reported, and the connection with all that is under way on it is read on."""
+    async with vendor(gateway_request_timeout=0.5) as (sandbox, gateway):
+        await gateway.warm_up()
+        sandbox.faults.add(faults.late("cancel", delay=0.8))
+        order = sandbox.add_order()
+        with monkeypatch.context() as patch:
+            patch.setattr(RipioGateway, "hear_late", lambda *_: 1 // 0)
+            outcome = await gateway.cancel(order, timeout=0.6)
+            await asyncio.sleep(0.5)
+        assert any("ZeroDivisionError" in error for error in loop_errors)
+        loop_errors.clear()
+        after = await gateway.cancel(sandbox.add_order())
+        assert isinstance(after, Canceled)
+        judge(sandbox, outcome, after)
+        assert gateway._socket.connections == 1
+
+
+async def test_a_new_order_does_not_share_the_cancel_of_the_old_one_of_its_name() -> None:
+    """Also where that still waited for its permit when the new order was asked for: it left before the new one."""
+    limit = RateLimit(1, per=0.2, margin=0.0)
+    async with vendor(gateway_rate_limit=limit) as (sandbox, gateway):
+        await gateway.warm_up()
+        name = OrderRef(client_id="mine")
+        sandbox.add_order(external_id="mine")
+        await gateway.cancel(sandbox.add_order())
+        sandbox.faults.add(faults.late("cancel", delay=1.5))
+        old = asyncio.create_task(gateway.cancel(name))
+        await asyncio.sleep(0)
+        created = await gateway.create(**LIMIT_ORDER, external_id="mine")
+        assert not old.done()
+        outcome = await gateway.cancel(name)
+        assert isinstance(outcome, Canceled)
+        assert sandbox.orders[created.id].state is OrderState.CANCELED
+        assert isinstance(await old, Canceled)
+        assert len(sandbox.requests_to("cancel")) == 3
+
+
+async def test_a_creation_that_fails_leaves_the_doubt_about_the_old_order_of_its_name() -> None:
+    """The name is the old order's still: what became of its cancel is not known."""
+    async with vendor(strict(external_id_unique=True)) as (sandbox, gateway):
+        await gateway.warm_up()
+        name = OrderRef(client_id="mine")
+        sandbox.add_order(external_id="mine")
+        sandbox.faults.add(faults.hang_before("cancel", times=10))
+        assert isinstance(await gateway.cancel(name, timeout=0.2), Unknown)
+        with pytest.raises(UsageError):
+            await gateway.create(**LIMIT_ORDER, external_id="mine", timeout=-1.0)
+        with pytest.raises(VendorError):
+            await gateway.create(**LIMIT_ORDER, external_id="mine")
+        assert gateway._dispatch._doubts.hold(name)
+
+
+async def test_a_creation_ends_the_doubt_about_the_old_order_of_its_name() -> None:
+    """There is a new order, whose cancel nobody asked for: not found is believed of it, and nothing is in doubt."""
+    async with vendor() as (sandbox, gateway):
+        await gateway.warm_up()
+        name = OrderRef(client_id="mine")
+        sandbox.add_order(external_id="mine")
+        sandbox.faults.add(faults.hang_before("cancel", times=10))
+        assert isinstance(await gateway.cancel(name, timeout=0.2), Unknown)
+        created = await gateway.create(**LIMIT_ORDER, external_id="mine")
+        assert created.external_id == "mine"
+        assert not gateway._dispatch._doubts.hold(name)
 
 
 async def test_a_closing_gateway_ends_what_waits_to_be_written() -> None:

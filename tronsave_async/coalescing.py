@@ -346,7 +346,11 @@ class Batcher(Generic[K, R]):
         for batch in list(self._batches):
             batch.exchange.revoke()
             self.land(batch, {}, _failure(batch.exchange, "gateway closed"))
-        self._fail_waiting(None)
+        self._retire_flushers()
+        if orders := self.waiting:
+            exchange = self._open_exchange(orders)
+            exchange.lost("never sent")
+            self._fail_waiting(exchange, _failure(exchange, "gateway closed"))
 
     def _turn_away(
         self, key: K, lane: Lane, deliver: Callable[[Delivery[R]], None], now: float
@@ -356,19 +360,19 @@ class Batcher(Generic[K, R]):
         deliver(Delivery(exchange, None, _failure(exchange, "gateway closed")))
         return Ticket(_Slot(self, key, lane), deliver, now)
 
-    def _fail_waiting(self, failure: GatewayError | None) -> None:
-        slots = [slot for lane in self._waiting.values() for slot in lane.values()]
-        slots += itertools.chain.from_iterable(self._divided)
+    def _fail_waiting(self, exchange: Exchange, failure: GatewayError) -> None:
+        """Tell all who wait that their request was not sent."""
+        slots = self._all_waiting()
         for lane in self._waiting.values():
             lane.clear()
         self._divided.clear()
         self._retire_flushers()
-        if slots:
-            exchange = self._open_exchange(len(slots))
-            exchange.lost("never sent")
-            failure = failure or _failure(exchange, "gateway closed")
-            for slot in slots:
-                slot.deliver(exchange, None, failure)
+        for slot in slots:
+            slot.deliver(exchange, None, failure)
+
+    def _all_waiting(self) -> list[_Slot[K, R]]:
+        lanes = [slot for lane in self._waiting.values() for slot in lane.values()]
+        return [*lanes, *itertools.chain.from_iterable(self._divided)]
 
     def _find(self, key: K, lane: Lane) -> _Slot[K, R] | None:
         for queued, waiting in self._waiting.items():
@@ -432,13 +436,13 @@ class Batcher(Generic[K, R]):
                 await self._admit(exchange, lane)
             except GatewayError as error:
                 exchange.lost(str(error))
-                self._fail_waiting(error)
+                self._fail_waiting(exchange, error)
                 return
             except BaseException:
                 retired = self._flushers.get(lane) is not asyncio.current_task()
                 exchange.lost("not wanted any more" if retired else "ended early")
                 if not retired:
-                    self._fail_waiting(_failure(exchange, "ended early"))
+                    self._fail_waiting(exchange, _failure(exchange, "ended early"))
                 raise
             slots = self._take()
             if not slots:

@@ -128,9 +128,10 @@ class Connection(asyncio.Protocol):
             return False
         return not self._transport.is_closing()
 
-    def say(self, message: bytes) -> None:
-        """Put a text message into the core; `write` sends what is in it."""
+    def say(self, message: bytes) -> int:
+        """Put a text message into the core; `write` sends what is in it. Return its length."""
         self._core.send_text(message)
+        return len(message)
 
     def write(self) -> None:
         """Write what the core has to say, in one piece."""

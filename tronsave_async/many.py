@@ -113,23 +113,23 @@ class CancelMany:
 
     def _deliver(self, index: int, delivery: Delivery[Verdict]) -> None:
         self._tickets.pop(index, None)
-        outcome = self._dispatcher.success(self._orders[index], delivery, self._started)
+        step = Step.DONE
+        try:
+            outcome = self._dispatcher.success(self._orders[index], delivery, self._started)
+            if outcome is None:
+                step = self._dispatcher.digest(self._case(index), delivery, self._started)
+        except Exception:
+            # A fault of ours must not leave the caller waiting: the case ends with what was proved.
+            self._case(index).left_queue(delivery.reached, tried=True)
+            self._give_up(index, "an internal error")
+            raise
         if outcome is not None:
             self._tell(index, outcome)
             self._count_one()
-            return
-        case = self._case(index)
-        try:
-            step = self._dispatcher.digest(case, delivery, self._started)
-        except Exception:
-            # A fault of ours must not leave the caller waiting: the case ends with what was proved.
-            case.left_queue(delivery.reached, tried=True)
-            self._give_up(index, "an internal error")
-            raise
-        if step is Step.DONE:
+        elif step is Step.DONE:
             self._finish(index)
         else:
-            self._start(index, self._dispatcher.settle(case, step))
+            self._start(index, self._dispatcher.settle(self._case(index), step))
 
     def _leave(self, index: int, reason: str) -> None:
         self._dispatcher.leave(self._case(index), self._tickets.pop(index), None)

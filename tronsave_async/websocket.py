@@ -11,7 +11,8 @@ vendor's request id, in any order. Whatever else arrives is counted, told to tel
 *Sign last.* A request becomes bytes in the moment in which they are written: a connection stands and takes them.
 Nothing that carries a signature waits in a queue of ours.
 
-The protocol itself is websockets' sans-I/O core under an `asyncio.Protocol`, written to once per tick of the loop.
+The protocol itself is websockets' sans-I/O core under an `asyncio.Protocol`. A request is written in the step in which
+it is asked for if none is under way; what comes meanwhile is written together, at the end of the loop's turn.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ BITE: Final = 64
 
 class Ask(abc.ABC, Generic[R]):
     """One request: what it says, and who is told how it ends. Each of them is told once, and nothing of it may raise,
-    but `departing`."""
+    but `departing` and `late`."""
 
     __slots__ = ("endpoint", "key", "since")
 
@@ -142,7 +143,7 @@ class _Awaited(Ask[R]):
 
     def late(self, reply: R) -> None:
         if self.hear_late is not None:
-            guarded(self.hear_late, reply, "a late reply's reader")
+            self.hear_late(reply)
 
 
 class WebSocketTransport(Generic[R]):
@@ -423,18 +424,16 @@ class WebSocketTransport(Generic[R]):
         ask.since = now
         self._pending.enter(key, ask)
         try:
-            message = ask.departing(key)
+            return connection.say(ask.departing(key))
         except Exception as error:  # noqa: BLE001 - whatever it is: nothing of the request was written
             self._pending.withdraw(key)
             ask.key = None
             ask.fail(error)
             return 0
-        connection.say(message)
-        return len(message)
 
     def _too_late(self, ask: Ask[R], reply: R) -> None:
         self.stray(Match.LATE.value)
-        ask.late(reply)
+        guarded(ask.late, reply, "a late reply's reader")
 
     def _sweep_at(self, due: float) -> None:
         self._sweep_due = due
@@ -448,9 +447,7 @@ class WebSocketTransport(Generic[R]):
             key, ask = oldest
             self._pending.abandon(key)
             self._time_out(ask, Wire.MAYBE_SENT)
-        for ask in list(self._outbox):
-            if ask.since + timeout > now:
-                break
+        while self._outbox and (ask := next(iter(self._outbox))).since + timeout <= now:
             del self._outbox[ask]
             self._time_out(ask, Wire.NOT_SENT)
         heads = [
