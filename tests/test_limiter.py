@@ -1003,7 +1003,8 @@ async def test_a_stricter_declaration_fails_those_it_can_never_serve() -> None:
     assert crowd.served == ["light"]
 
 
-async def test_those_who_wait_go_by_a_new_declaration() -> None:
+@pytest.mark.parametrize("per", [1.5, 4.0])
+async def test_those_who_wait_go_by_a_new_declaration(per: float) -> None:
     """A declaration with a longer window holds for those who wait already, and for what left before."""
     limiter = limited(2, 1.0)
     (await take(limiter)).spend()
@@ -1011,9 +1012,9 @@ async def test_those_who_wait_go_by_a_new_declaration() -> None:
     (await take(limiter)).spend()
     crowd, started = Crowd(limiter), now()
     await crowd.join("waits")
-    limiter.declare(SCOPE, RateLimit(2, 4.0, margin=0.0))
+    limiter.declare(SCOPE, RateLimit(2, per, margin=0.0))
     await crowd.everybody()
-    assert crowd.served_at["waits"] == started - 0.5 + 4.0
+    assert crowd.served_at["waits"] == started - 0.5 + per
 
 
 async def test_what_left_counts_as_long_as_under_the_limit_it_left_under() -> None:
