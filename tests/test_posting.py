@@ -113,7 +113,7 @@ async def test_a_fault_of_ours_in_reading_a_late_reply_harms_nobody(
         sandbox.faults.add(faults.late("cancel", delay=0.8))
         order = sandbox.add_order()
         with monkeypatch.context() as patch:
-            patch.setattr(RipioGateway, "hear_late", lambda *_: 1 // 0)
+            patch.setattr(RipioGateway, "_hear_late", lambda *_: 1 // 0)
             outcome = await gateway.cancel(order, timeout=0.6)
             await asyncio.sleep(0.5)
         assert any("ZeroDivisionError" in error for error in loop_errors)

@@ -506,7 +506,7 @@ class Batcher(Generic[K, R]):
                 slot.deliver(batch.exchange, results.get(slot.key), failure)
 
     def ends(self, batch: Batch[K, R], failure: GatewayError | None = None) -> bool:
-        """The only place where a request under way ends; False if it had ended before."""
+        """The only place where a request under way ends, unless it is divided; False if it had ended before."""
         if batch not in self._batches:
             return False
         self._batches.remove(batch)

@@ -818,10 +818,8 @@ class Dispatcher:
     def _check_quota(self, endpoint: str, quota: DailyQuota | None) -> None:
         until = None if quota is None else quota.closed_until(datetime.now(UTC))
         if until is not None:
-            reason, wire = (
-                f"the day's quota is used up until {until:%Y-%m-%d %H:%M} UTC",
-                Wire.NOT_SENT,
-            )
+            reason = f"the day's quota is used up until {until:%Y-%m-%d %H:%M} UTC"
+            wire = Wire.NOT_SENT
             raise QuotaExhausted(self.venue, endpoint, reason, wire=wire, retry_at=until)
 
     def _heed(self, endpoint: str, reply: Reply) -> None:

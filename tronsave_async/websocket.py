@@ -89,7 +89,7 @@ class Ask(abc.ABC, Generic[R]):
 
     @abc.abstractmethod
     def done(self) -> bool:
-        """Nobody waits any more."""
+        """It needs no reply any more: nobody waits for it, or its end was told."""
 
     @abc.abstractmethod
     def set_result(self, reply: R) -> None:
@@ -340,9 +340,8 @@ class WebSocketTransport(Generic[R]):
     def _flush(self) -> None:
         """Write what waits, as far as the connection takes it."""
         connection = self._connection
-        self._flushing = (
-            True  # what is asked for meanwhile, by those who hear of it, waits for its turn
-        )
+        # What is asked for meanwhile, by those who hear of it, waits for its turn.
+        self._flushing = True
         try:
             while self._outbox and connection is not None and connection.takes_more:
                 room = min(BITE, self._max_in_flight - len(self._pending), len(self._outbox))

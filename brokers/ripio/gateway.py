@@ -479,8 +479,8 @@ class RipioGateway(Adapter):
         self, names: Sequence[Name], exchange: Exchange
     ) -> Mapping[Name, Verdict]:
         name = names[0]
-        reply = await self._ask(exchange, _naming(name), partial(self.hear_late, name, exchange))
-        return {name: self.cancel_verdict(name, exchange, reply)}
+        reply = await self._ask(exchange, _naming(name), partial(self._hear_late, name, exchange))
+        return {name: self._cancel_verdict(name, exchange, reply)}
 
     def _post_cancel(self, name: Name, batch: Batch[Name, Verdict]) -> None:
         """The same without a task: the reply is read in the step in which it comes."""
@@ -488,11 +488,11 @@ class RipioGateway(Adapter):
         batch.withdraw = cancel.withdraw
         self._socket.post(cancel)
 
-    def withdraw(self, cancel: _Cancel) -> None:
+    def _withdraw(self, cancel: _Cancel) -> None:
         """Nobody wants a cancel any more."""
         self._socket.leave(cancel)
 
-    def cancel_verdict(self, name: Name, exchange: Exchange, reply: wire.Frame) -> Verdict:
+    def _cancel_verdict(self, name: Name, exchange: Exchange, reply: wire.Frame) -> Verdict:
         """What the reply to a cancel says; whoever is in doubt about the order is told."""
         said = verdict.cancel_verdict(reply, *name)
         if said.meaning is Meaning.STALE:
@@ -500,7 +500,7 @@ class RipioGateway(Adapter):
         self._dispatch.resolve(name, said, exchange)
         return said
 
-    def hear_late(self, name: Name, exchange: Exchange, reply: wire.Frame) -> None:
+    def _hear_late(self, name: Name, exchange: Exchange, reply: wire.Frame) -> None:
         """The reply to a cancel came after its end."""
         self._dispatch.resolve(name, verdict.cancel_verdict(reply, *name), exchange)
 
@@ -585,24 +585,24 @@ class RipioGateway(Adapter):
         await self._clock_is_right()
 
         def departing(request_id: str) -> bytes:
-            message = self.departing(exchange, method, business, request_id)
+            message = self._depart(exchange, method, business, request_id)
             if departs is not None:
                 departs()
             return message
 
         sending = self._socket.request(exchange.endpoint, departing, late)
         reply = await self._dispatch.carry(exchange, sending)
-        self.note(exchange, reply)
+        self._note(exchange, reply)
         return reply
 
-    def departing(self, exchange: Exchange, method: str, business: bytes, request_id: str) -> bytes:
+    def _depart(self, exchange: Exchange, method: str, business: bytes, request_id: str) -> bytes:
         """A request leaves: sign it."""
         exchange.depart()
         stamp = self._timestamp(business)
         exchange.signed_at(stamp / 1000)
         return self._signer.frame(request_id, method, business, stamp)
 
-    def note(self, exchange: Exchange, reply: wire.Frame) -> None:
+    def _note(self, exchange: Exchange, reply: wire.Frame) -> None:
         """What any reply over the socket tells besides: the vendor's time, and that the day's quota is used up."""
         if reply.timestamp is not None:
             self._hear(exchange, reply.timestamp)
@@ -784,20 +784,20 @@ class _Cancel(Posted[wire.Frame, "Verdict"]):
     def departing(self, key: str) -> bytes:
         """Sign it."""
         business = _naming(self._name)
-        return self._gateway.departing(self.exchange, "order.cancel", business, key)
+        return self._gateway._depart(self.exchange, "order.cancel", business, key)
 
     def read(self, reply: wire.Frame) -> Verdict:
         """What the vendor says."""
-        self._gateway.note(self.exchange, reply)
-        return self._gateway.cancel_verdict(self._name, self.exchange, reply)
+        self._gateway._note(self.exchange, reply)
+        return self._gateway._cancel_verdict(self._name, self.exchange, reply)
 
     def withdraw(self) -> None:
         """Nobody wants it any more."""
-        self._gateway.withdraw(self)
+        self._gateway._withdraw(self)
 
     def late(self, reply: wire.Frame) -> None:
         """What it says to those in doubt."""
-        self._gateway.hear_late(self._name, self.exchange, reply)
+        self._gateway._hear_late(self._name, self.exchange, reply)
 
 
 def _name(order: OrderRef) -> Name:
