@@ -189,10 +189,6 @@ class Signer:
             self._sign(b"%d%b" % (timestamp_ms, business)),
         )
 
-    def ws_signature(self, business: bytes, timestamp_ms: int) -> str:
-        """Sign a WebSocket request: its timestamp and its business parameters."""
-        return self._sign(b"%d%b" % (timestamp_ms, business)).decode()
-
     def rest_headers(
         self, method: str, path: str, body: bytes, timestamp_ms: int
     ) -> dict[str, str]:

@@ -21,7 +21,6 @@ __all__ = [
     "BASIC",
     "CLOCK_PATIENCE",
     "CORRECTION",
-    "IDLE_CLOSE",
     "LAST_LOOK",
     "LEGACY_REST_URL",
     "LONGEST_EXTERNAL_ID",
@@ -114,8 +113,6 @@ PROCESSING_TIME: Final = 10.0
 request is answered is not documented."""
 LAST_LOOK: Final = 1.0
 """Seconds before a caller's time is over in which an unanswered creation is looked for a last time."""
-IDLE_CLOSE: Final = 60.0
-"""Seconds after which the vendor closes an idle socket (NEW, trade/websocket_api/general_api_information)."""
 
 LONGEST_EXTERNAL_ID: Final = 36
 """Characters of an ``external_id`` at most (NEW, trade/websocket_api/create_order)."""

@@ -30,13 +30,11 @@ __all__ = [
     "Stray",
     "Trade",
     "Words",
-    "read_frame",
     "read_message",
     "read_order",
     "read_orders",
     "read_server_time",
     "read_words",
-    "stray",
 ]
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -303,18 +301,6 @@ def read_message(data: Data) -> tuple[str, Frame] | str:
     """
     reply = _read(data)
     return (reply.id, reply) if isinstance(reply, Frame) else reply.value
-
-
-def read_frame(data: Data) -> Frame | None:
-    """Read the reply to a request; None if the message is none."""
-    reply = _read(data)
-    return reply if isinstance(reply, Frame) else None
-
-
-def stray(data: Data) -> Stray | None:
-    """What a message is that answers no request; None if it is a reply."""
-    reply = _read(data)
-    return None if isinstance(reply, Frame) else reply
 
 
 def _read(data: Data) -> Frame | Stray:
