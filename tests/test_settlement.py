@@ -782,6 +782,21 @@ def test_doubt_about_the_old_order_of_a_name_lasts_until_there_is_a_new_one() ->
     assert not sharing(doubts).doubt
 
 
+def test_each_proof_ends_the_doubt_about_the_order_that_it_is_about() -> None:
+    """About the former one of a name, or about the one that has it, whatever else is in doubt."""
+    doubts = Doubts()
+    doubts.cast(ORDER)
+    doubts.rename(ORDER, NOW)
+    doubts.dispel(ORDER, STARTED)
+    assert not doubts.hold(ORDER)
+    new = Case(ORDER, VENUE, started=NOW, attempts=LIMIT, doubts=doubts)
+    tell(new, NO_REPLY)
+    assert doubts.hold(ORDER)
+    tell(new, reads(FILLED))
+    assert isinstance(new.outcome, AlreadyClosed)
+    assert not doubts.hold(ORDER)
+
+
 def test_who_waits_is_told_however_often_its_name_is_given_away() -> None:
     """A late answer about a former order proves to all its cases."""
     doubts = Doubts()
