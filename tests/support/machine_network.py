@@ -412,9 +412,10 @@ class MemoryConnection:
         """It is written to."""
         return not (self.is_choked or self.ended.done())
 
-    def say(self, message: bytes) -> None:
+    def say(self, message: bytes) -> int:
         """A request leaves."""
         self._socket.depart(int(message), self)
+        return len(message)
 
     def write(self) -> None:
         """It left before."""
