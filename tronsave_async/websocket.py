@@ -64,7 +64,7 @@ What it raises ends the attempt before anything is sent."""
 Read = Callable[["BytesLike"], tuple[str, R] | str]
 """Reads a message: the id of the request that it answers and the reply, or, where it answers none, what it is."""
 
-LEAST_PAUSE: Final = 0.05
+LEAST_PAUSE: Final = 0.01
 """Seconds between attempts to connect that served nobody, at least: also where the policy of the requests has none."""
 BITE: Final = 64
 """Requests that are written at once, at most."""

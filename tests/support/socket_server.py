@@ -159,7 +159,7 @@ class Peer(asyncio.Protocol):
             self.server.answer(self, asked)
 
 
-async def until(condition: Callable[[], object], turns: int = 20_000) -> None:
+async def until(condition: Callable[[], object], turns: int = 100_000) -> None:
     """Let the loop turn until something is so. No time passes on a clock that jumps."""
     for _ in range(turns):
         if condition():
