@@ -11,6 +11,7 @@ from brokers.ripio import RipioGateway, verdict
 from brokers.ripio.sandbox import OrderState
 from support.ripio import lie, strict, vendor
 from tronsave_async import (
+    Answered,
     Canceled,
     Evidence,
     GatewayClosed,
@@ -170,6 +171,24 @@ async def test_a_creation_ends_the_doubt_about_the_old_order_of_its_name() -> No
         created = await gateway.create(**LIMIT_ORDER, external_id="mine")
         assert created.external_id == "mine"
         assert not gateway._dispatch._doubts.hold(name)
+
+
+async def test_the_time_of_an_outcome_is_when_its_caller_has_it() -> None:
+    """Where somebody keeps the event loop busy after the reply, that belongs to it."""
+    loop: Any = asyncio.get_running_loop()
+
+    def dawdle(event: object) -> None:
+        if isinstance(event, Answered):
+            loop._clock.now += 3.0
+
+    async with vendor(gateway_telemetry=dawdle) as (sandbox, gateway):
+        await gateway.warm_up()
+        order = sandbox.add_order()
+        started = loop.time()
+        outcome = await gateway.cancel(order)
+        assert isinstance(outcome, Canceled)
+        assert outcome.elapsed == pytest.approx(loop.time() - started)
+        assert outcome.elapsed >= 3.0
 
 
 async def test_a_closing_gateway_ends_what_waits_to_be_written() -> None:

@@ -576,10 +576,9 @@ class Dispatcher:
         if delivery.late or delivery.divided:  # it answers another request than the first
             return None
         exchange = delivery.exchange
-        assert exchange.ended_at is not None, "it was answered"
         self._doubts.dispel(order, exchange.departed_at)
-        elapsed = max(0.0, exchange.ended_at - started)  # one may join while its end is told
-        outcome = canceled_at_once(order, self.venue, verdict, elapsed)
+        # Not the moment of the reply: a busy event loop may have kept its caller waiting since.
+        outcome = canceled_at_once(order, self.venue, verdict, self._time() - started)
         if self._emit is not None:
             self._tell_outcome(outcome, exchange.queue_time(started), exchange.wire_time, 0.0)
         return outcome
