@@ -1840,6 +1840,17 @@ async def test_a_fault_in_one_delivery_keeps_nobody_waiting(
     assert "a bug" in reported
 
 
+async def test_a_ticket_is_open_until_it_is_delivered_to_or_left(post_room: PostRoom) -> None:
+    """Also where that is in the step in which it was taken."""
+    first, second = post_room.want("a", "b")
+    assert [caller.ticket.is_open for caller in (first, second)] == [True, True]
+    post_room.posted[0].exchange.depart()
+    post_room.posted[0].exchange.answered(200)
+    post_room.posted[0].succeed("a!")
+    second.leave()
+    assert [caller.ticket.is_open for caller in (first, second)] == [False, False]
+
+
 async def test_who_hears_of_a_posted_request_may_close_the_room(post_room: PostRoom) -> None:
     """Then it is not sent any more, and whoever wanted it is told."""
     admit = post_room.admit_at_once

@@ -357,6 +357,12 @@ async def test_a_permit_that_need_not_be_waited_for_is_taken_at_once() -> None:
         limiter.try_acquire(OTHER)
 
 
+def test_a_limiter_has_no_time_before_its_first_use() -> None:
+    """It is the event loop's, which binds it."""
+    with pytest.raises(AssertionError, match=r"^a limiter is bound on its first use$"):
+        limited(1, 1.0).time()
+
+
 async def test_nobody_who_waits_is_passed_by() -> None:
     """Whoever cannot wait gets nothing while somebody waits, also where there would be room for one of less weight; nor
     under a penalty."""

@@ -213,6 +213,22 @@ async def test_one_that_leaves_may_end_the_others() -> None:
     assert sorted(desk.reported) == ["a", "b", "c"]
 
 
+async def test_one_that_is_spared_may_end_the_others() -> None:
+    """Nor is an order that ends in the middle of sparing the rest left."""
+    desk = Desk(hurries=True)
+
+    def close(outcome: CancelOutcome) -> None:
+        if desk.wanted["c"].is_open:
+            desk.answer("c", CANCELED)
+
+    call = Call(desk, "abc", on_outcome=close)
+    await turns()
+    desk.answer("a", REJECTED)
+    outcomes = await call.outcomes()
+    assert [type(outcome) for outcome in outcomes] == [Unknown, NotSent, Canceled]
+    assert [desk.wanted[name].left for name in "abc"] == [False, True, False]
+
+
 async def test_no_orders_no_wait() -> None:
     """Nothing asked for is done at once."""
     assert await Call(Desk(), "").outcomes() == []
