@@ -804,6 +804,23 @@ async def test_closing_at_any_step_of_a_request(turns: int) -> None:
             assert isinstance(error, kind), error
 
 
+async def test_what_fails_after_departing_is_never_called_unsent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever kind of error it is: the departure was seen."""
+
+    async def fails(_: object) -> None:
+        raise aiohttp.ConnectionTimeoutError
+
+    monkeypatch.setattr("aiohttp.client_proto.ResponseHandler.read", fails)
+    async with RawServer([Reply(then="hang")]) as server:
+        client = transport(server.url)
+        with pytest.raises(ConnectionLost) as caught:
+            await send(client)
+        assert caught.value.wire is Wire.MAYBE_SENT
+        await client.aclose()
+
+
 async def test_a_closing_that_meets_a_timeout() -> None:
     """A request whose time is over in the same tick ends as well."""
     async with RawServer([Reply(then="hang")]) as server:

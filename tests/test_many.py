@@ -196,6 +196,21 @@ async def test_an_end_in_the_step_in_which_an_order_is_wanted_is_an_end() -> Non
     assert [desk.wanted[name].left for name in "abc"] == [False, True, False]
 
 
+async def test_what_is_sent_meanwhile_is_not_spared() -> None:
+    """Whoever is told that one was spared may let another leave: that is waited for, and not called unsent."""
+    desk = Desk(hurries=True)
+
+    def depart(outcome: CancelOutcome) -> None:
+        desk.wanted["c"].taken = True
+
+    call = Call(desk, "abc", on_outcome=depart)
+    await turns()
+    desk.answer("a", REJECTED)
+    assert [desk.wanted[name].left for name in "abc"] == [False, True, False]
+    desk.answer("c", CANCELED)
+    assert [type(o) for o in await call.outcomes()] == [Unknown, NotSent, Canceled]
+
+
 async def test_one_that_leaves_may_end_the_others() -> None:
     """Whoever is told of one outcome may close the gateway, in the middle of all leaving."""
     desk = Desk()

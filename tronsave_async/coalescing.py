@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from tronsave_async.errors import GatewayError, RequestFailed
 from tronsave_async.limiter import Lane
 from tronsave_async.outcomes import Wire
-from tronsave_async.tasks import report
+from tronsave_async.tasks import guarded
 
 if TYPE_CHECKING:
     from tronsave_async.exchange import Exchange
@@ -187,10 +187,7 @@ class _Slot(Generic[K, R]):
             del tickets[ticket]
             divided = self.divided - ticket.divided_before
             delivery = Delivery(exchange, value, failure, divided, late)
-            try:
-                ticket.deliver(delivery)
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - one's fault is no other's
-                report(error, "a delivery")
+            guarded(ticket.deliver, delivery, "a delivery")  # a fault in one keeps no other waiting
         self.batch = None  # no cycle is left behind for the garbage collector
 
 

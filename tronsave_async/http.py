@@ -485,7 +485,9 @@ class HttpTransport:
     def _mapped(self, attempt: _Attempt, error: BaseException) -> RequestFailed:
         """Foreign exceptions in our words, by what they prove."""
         reason = _reason(error)
-        if isinstance(error, _NEVER_SENT) or not attempt.departed:
+        # Of an own connection the departure was seen, and no kind of error says more than that.
+        is_early = self._given is not None and isinstance(error, _NEVER_SENT)
+        if is_early or not attempt.departed:
             return ConnectFailed(self._venue, attempt.endpoint, reason, wire=Wire.NOT_SENT)
         return ConnectionLost(self._venue, attempt.endpoint, reason, wire=Wire.MAYBE_SENT)
 

@@ -214,10 +214,8 @@ class Window:
         self._forget(was)
         heir = Window(self.limit)
         heir.take(self.in_window + self.in_hand)
-        counts_until = (
-            self._log[-1] - was if self._log else 0.0
-        )  # maybe under a former limit, for longer
-        heir._span = max(self._span, counts_until)
+        longest = self._log[-1] - was if self._log else 0.0  # maybe under a former limit
+        heir._span = max(self._span, longest)
         heir.spend(now, self.in_window + self.in_hand)
         heir._span = heir.limit.span
         heir.closed_until = self.closed_until - was + now

@@ -68,9 +68,8 @@ class CancelMany:
     async def withdraw(self, reason: str) -> None:
         """Leave whatever is not ended, because of ``reason``. Every case has its outcome afterwards."""
         self._reason = reason
-        for index in list(
-            self._tickets
-        ):  # not each time the first: what is gone from a dict's front is counted off again
+        # A list, and not the first each time: what is gone from a dict's front is counted off again.
+        for index in list(self._tickets):
             if index in self._tickets:  # whom it concerns may make others leave
                 self._leave(index, reason)
         tasks = set(self._tasks.values())
@@ -165,8 +164,9 @@ class CancelMany:
 
     def _spare_the_rest(self) -> None:
         """The account is rejected: what has not been sent stays unsent."""
-        for index in [index for index, ticket in self._tickets.items() if not ticket.taken]:
-            if index in self._tickets:  # one's end may make others leave
+        for index, ticket in list(self._tickets.items()):
+            # One's end may make others leave, or be sent.
+            if index in self._tickets and not ticket.taken:
                 self._leave(index, "not sent: the account was rejected")
 
     def _conclude(self, index: int) -> None:

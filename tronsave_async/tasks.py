@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-__all__ = ["clock", "guarded", "report", "start"]
+__all__ = ["clock", "guarded", "start"]
 
 T = TypeVar("T")
 
@@ -24,13 +24,8 @@ def guarded(callback: Callable[[T], object], argument: T, name: str) -> None:
     try:
         callback(argument)
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - foreign code, and no await to cancel
-        report(error, name)
-
-
-def report(error: BaseException, name: str) -> None:
-    """Give what somebody's callback raised to the event loop's exception handler."""
-    context = {"message": f"{name} raised", "exception": error}
-    asyncio.get_running_loop().call_exception_handler(context)
+        context = {"message": f"{name} raised", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
 
 
 def start(coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
