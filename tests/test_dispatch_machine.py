@@ -35,8 +35,9 @@ from tronsave_async import (
     RateLimit,
     RateLimiter,
     RetryPolicy,
+    admission,
+    cancels,
 )
-from tronsave_async import dispatch as dispatch_module
 from tronsave_async import exchange as exchange_module
 from tronsave_async.errors import GatewayClosed, GatewayError
 from tronsave_async.quota import DailyQuota
@@ -326,7 +327,10 @@ class Disasters(RuleBasedStateMachine):
         if self.policy.has_socket and name in KNOWN and not self.judge.open_errands(name):
             self.vendor.place(name)
             self.judge.replaces(name)
-            for told in (self._desk.dispatcher.rename, self._desk.dispatcher.renamed):
+            for told in (
+                self._desk.dispatcher.cancels.rename,
+                self._desk.dispatcher.cancels.renamed,
+            ):
                 self._run(partial(told, OrderRef(id=name)))
 
     def ask_about_the_next_of_a_name(self, name: str) -> None:
@@ -409,7 +413,7 @@ class Disasters(RuleBasedStateMachine):
     async def _cancel(self, call: Call, errand: Errand) -> None:
         began = self._begin(call)
         try:
-            outcome = await self._desk.dispatcher.cancel(errand.order, call.timeout)
+            outcome = await self._desk.dispatcher.cancels.cancel(errand.order, call.timeout)
             self.judge.told(errand, outcome)
         except GatewayError as error:
             self.judge.raised(errand, error)
@@ -428,7 +432,7 @@ class Disasters(RuleBasedStateMachine):
 
         orders = [errand.order for errand in call.errands]
         try:
-            outcomes = await self._desk.dispatcher.cancel_many(
+            outcomes = await self._desk.dispatcher.cancels.cancel_many(
                 orders, call.timeout, hear, lambda _: None
             )
             told = [errand.outcome for errand in call.errands]
@@ -541,7 +545,7 @@ class Disasters(RuleBasedStateMachine):
         for call in self.calls:
             assert call.task.done(), f"{call.kind} is not ended by the closing"
         with pytest.raises(GatewayClosed):
-            self.loop.run_until_complete(desk.dispatcher.cancel(OrderRef(id="a"), None))
+            self.loop.run_until_complete(desk.dispatcher.cancels.cancel(OrderRef(id="a"), None))
         self._run(partial(self.judge.is_closed, desk, self.limiter))
         assert not asyncio.all_tasks(self.loop), "no task is left"
 
@@ -598,7 +602,8 @@ def test_no_outcome_lies_whatever_happens(
 ) -> None:
     """Every caller has one outcome, in time and true, or its own cancellation; permits and tables are even at the
     end."""
-    monkeypatch.setattr(dispatch_module, "datetime", Wall)
+    monkeypatch.setattr(admission, "datetime", Wall)
+    monkeypatch.setattr(cancels, "datetime", Wall)
     wall = SimpleNamespace(time=lambda: Wall.now().timestamp())
     monkeypatch.setattr(exchange_module, "time", wall)
     run_state_machine_as_test(

@@ -28,7 +28,7 @@ NAMELESS = {"utils", "util", "helpers", "helper", "common", "base", "misc", "sha
 
 # Broad handlers that do not re-raise: "file:function" -> the reason why nothing is lost.
 SWALLOWING = {
-    "tronsave_async/dispatch.py:call": "raises what it caught, or OutcomeUnknown from it",
+    "tronsave_async/calls.py:call": "raises what it caught, or OutcomeUnknown from it",
     "tronsave_async/tasks.py:guarded": "a user's callback; reported to the loop's handler",
     "tronsave_async/websocket.py:_connect": "an attempt to connect; told as ConnectFailed",
     "tronsave_async/websocket.py:_depart": "told to the caller of the request, who was not sent",

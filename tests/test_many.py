@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tronsave_async.cancels import Opening
 from tronsave_async.coalescing import Delivery
-from tronsave_async.dispatch import Opening
 from tronsave_async.errors import AuthenticationRejected
 from tronsave_async.exchange import Exchange
 from tronsave_async.many import CancelMany

@@ -63,7 +63,9 @@ async def test_a_caller_that_goes_before_it_is_written_leaves_no_trace() -> None
         with pytest.raises(asyncio.CancelledError):
             await cancel
         assert not gateway._socket._outbox
-        assert [each.in_hand for each in gateway._dispatch._shared().statistics().values()] == [
+        assert [
+            each.in_hand for each in gateway._dispatch.admission.limiter.statistics().values()
+        ] == [
             0,
             0,
         ]
@@ -157,7 +159,7 @@ async def test_a_creation_that_fails_leaves_the_doubt_about_the_old_order_of_its
             await gateway.create(**LIMIT_ORDER, external_id="mine", timeout=-1.0)
         with pytest.raises(VendorError):
             await gateway.create(**LIMIT_ORDER, external_id="mine")
-        assert gateway._dispatch._doubts.hold(name)
+        assert gateway._dispatch.cancels._doubts.hold(name)
 
 
 async def test_a_creation_ends_the_doubt_about_the_old_order_of_its_name() -> None:
@@ -170,7 +172,7 @@ async def test_a_creation_ends_the_doubt_about_the_old_order_of_its_name() -> No
         assert isinstance(await gateway.cancel(name, timeout=0.2), Unknown)
         created = await gateway.create(**LIMIT_ORDER, external_id="mine")
         assert created.external_id == "mine"
-        assert not gateway._dispatch._doubts.hold(name)
+        assert not gateway._dispatch.cancels._doubts.hold(name)
 
 
 async def test_the_time_of_an_outcome_is_when_its_caller_has_it() -> None:

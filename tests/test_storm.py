@@ -22,8 +22,8 @@ from support.storm import storming
 from support.storm_remains import descriptors
 from support.storm_weather import Climate
 from tronsave_async import Evidence, RateLimit, Sent, Wire
+from tronsave_async.cancels import Cancels
 from tronsave_async.correlation import Pending
-from tronsave_async.dispatch import Dispatcher
 from tronsave_async.exchange import Exchange
 from tronsave_async.http import HttpTransport
 from tronsave_async.settlement import Case
@@ -220,14 +220,14 @@ def tell_a_departure_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tell_no_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     """The outcome of a cancel is not told to telemetry."""
-    monkeypatch.setattr(Dispatcher, "report", lambda self, case: case.outcome)
+    monkeypatch.setattr(Cancels, "report", lambda self, case: case.outcome)
 
 
 def go_on_when_canceled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller that is canceled is given an outcome."""
-    cancel = Dispatcher.cancel
+    cancel = Cancels.cancel
 
-    async def swallowing(self: Dispatcher, order: Any, timeout: float | None) -> Any:
+    async def swallowing(self: Cancels, order: Any, timeout: float | None) -> Any:
         try:
             return await cancel(self, order, timeout)
         except asyncio.CancelledError:
@@ -235,20 +235,20 @@ def go_on_when_canceled(monkeypatch: pytest.MonkeyPatch) -> None:
             case.give_up("canceled", 0.0)
             return self.report(case)
 
-    monkeypatch.setattr(Dispatcher, "cancel", swallowing)
+    monkeypatch.setattr(Cancels, "cancel", swallowing)
 
 
 def invent_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller whose order is unknown is canceled."""
-    report = Dispatcher.report
+    report = Cancels.report
 
-    def canceling(self: Dispatcher, case: Case) -> Any:
+    def canceling(self: Cancels, case: Case) -> Any:
         outcome = report(self, case)
         if type(outcome).__name__ == "NotFound":
             raise asyncio.CancelledError
         return outcome
 
-    monkeypatch.setattr(Dispatcher, "report", canceling)
+    monkeypatch.setattr(Cancels, "report", canceling)
 
 
 def repeat_in_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 import pytest
 
-from tronsave_async import dispatch, exchange
+from tronsave_async import admission, backoff, cancels, exchange
+from tronsave_async.admission import Meter
 from tronsave_async.coalescing import Delivery
-from tronsave_async.dispatch import Dispatcher, Meter
+from tronsave_async.dispatch import Dispatcher
 from tronsave_async.errors import ConnectionLost, RequestFailed
 from tronsave_async.limiter import RateLimit, RateLimiter, Scope
 from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
@@ -294,18 +295,20 @@ async def cancel_after_trouble(hook: TelemetryHook | None) -> CancelOutcome:
     )
 
     async def send(keys: Sequence[str], exchange: Exchange) -> Mapping[str, Verdict]:
-        reply = await dispatcher.carry(exchange, transport.send(departing=exchange.depart))
+        reply = await dispatcher.admission.carry(
+            exchange, transport.send(departing=exchange.depart)
+        )
         meaning = Meaning.NOT_PROCESSED if reply.status == 429 else Meaning.CANCELED
         return dict.fromkeys(keys, Verdict(meaning=meaning))
 
     async def read_back(order: OrderRef, lane: Lane) -> Delivery[OrderSnapshot]:
         snapshot = OrderSnapshot(order=order, venue="venue", state=OrderState.OPEN)
-        return Delivery(dispatcher.open_exchange("cancel", 1), snapshot, None)
+        return Delivery(dispatcher.admission.open_exchange("cancel", 1), snapshot, None)
 
-    cancels = dispatcher.batcher("cancel", maximum=5, send=send, join_departed=True)
-    dispatcher.settle_with(cancels, read_back, str)
+    batcher = dispatcher.batcher("cancel", maximum=5, send=send, join_departed=True)
+    dispatcher.settle_with(batcher, read_back, str)
     try:
-        return await dispatcher.cancel(ORDER, None)
+        return await dispatcher.cancels.cancel(ORDER, None)
     finally:
         await dispatcher.aclose()
 
@@ -337,7 +340,9 @@ async def test_nothing_is_built_without_a_hook(monkeypatch: pytest.MonkeyPatch) 
 
     for module, names in (
         (exchange, ("Queued", "Sent", "Answered", "Lost")),
-        (dispatch, ("Retried", "Penalized", "OutcomeReached")),
+        (backoff, ("Retried",)),
+        (admission, ("Penalized",)),
+        (cancels, ("OutcomeReached",)),
     ):
         for name in names:
             monkeypatch.setattr(module, name, build)

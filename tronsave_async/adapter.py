@@ -31,6 +31,8 @@ class Adapter(abc.ABC):
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatch = dispatcher
+        self._calls = dispatcher.calls
+        self._admission = dispatcher.admission
 
     @abc.abstractmethod
     def _why_unusable(self, order: OrderRef) -> str | None:
@@ -45,7 +47,7 @@ class Adapter(abc.ABC):
         """Cancel one order; see `OrderGateway.cancel`."""
         # Nothing else keeps the name as it was given: where ids are secrets, no frame shows a plain one.
         order = self._usable(order)
-        return await self._dispatch.cancel(order, timeout)
+        return await self._dispatch.cancels.cancel(order, timeout)
 
     async def cancel_many(
         self,
@@ -59,7 +61,8 @@ class Adapter(abc.ABC):
             raise UsageError("cancel_many takes several orders; cancel takes one")
         refs = [self._ref(order) for order in orders]
         del orders
-        return await self._dispatch.cancel_many(refs, timeout, on_outcome, self._why_unusable)
+        cancels = self._dispatch.cancels
+        return await cancels.cancel_many(refs, timeout, on_outcome, self._why_unusable)
 
     async def get_order(
         self, order: OrderRef | str, *, timeout: float | None = 30.0
@@ -76,7 +79,7 @@ class Adapter(abc.ABC):
         await self._dispatch.aclose()
 
     async def __aenter__(self) -> Self:
-        self._dispatch.check_open()
+        self._dispatch.lifetime.check_open()
         return self
 
     async def __aexit__(

@@ -237,6 +237,7 @@ class Batcher(Generic[K, R]):
             moment (monotonic seconds), or return None if that has to be waited for; and send it without a task, tell
             its batch how it ends, and set what withdraws it as long as it has not left. What cannot go this way, or
             would overtake others, goes the other.
+        may_post: nothing else has to be waited for before a request is posted.
     """
 
     def __init__(
@@ -250,6 +251,7 @@ class Batcher(Generic[K, R]):
         join_departed: bool,
         admit_at_once: Callable[[Lane, float], Exchange | None] | None = None,
         post: Callable[[K, Batch[K, R]], None] | None = None,
+        may_post: Callable[[], bool] | None = None,
     ) -> None:
         self._maximum = maximum
         self._open_exchange = open_exchange
@@ -259,6 +261,7 @@ class Batcher(Generic[K, R]):
         self._join_departed = join_departed
         self._admit_at_once = admit_at_once
         self._post = post
+        self._may_post = may_post
         self._ahead: Batch[K, R] | None = None
         """The latest request that got a task of its own: until that has begun, nobody overtakes it."""
         self._waiting: dict[Lane, OrderedDict[K, _Slot[K, R]]] = {
@@ -392,6 +395,8 @@ class Batcher(Generic[K, R]):
     def _post_at_once(self, slot: _Slot[K, R], now: float) -> bool:
         """Send the request of a new slot in this step, if it can be, and overtakes nobody."""
         if self._post is None or self._flushers or not self._ahead_has_begun:
+            return False
+        if self._may_post is not None and not self._may_post():
             return False
         assert self._admit_at_once is not None, "given together"
         try:

@@ -14,8 +14,8 @@ from tronsave_async.tasks import clock, guarded, start
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
+    from tronsave_async.cancels import Cancels, Opening
     from tronsave_async.coalescing import Delivery, Ticket
-    from tronsave_async.dispatch import Dispatcher, Opening
     from tronsave_async.orders import OrderRef
     from tronsave_async.outcomes import CancelOutcome
     from tronsave_async.settlement import Case, Verdict
@@ -29,11 +29,11 @@ class CancelMany:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        cancels: Cancels,
         orders: Sequence[OrderRef],
         on_outcome: Callable[[CancelOutcome], object] | None,
     ) -> None:
-        self._dispatcher = dispatcher
+        self._cancels = cancels
         self._orders = orders
         self._started = clock()
         self._outcomes: list[CancelOutcome | None] = [None] * len(orders)
@@ -61,7 +61,7 @@ class CancelMany:
             if begins.step is Step.SEND and begins.not_before is None:
                 self._join(index)
             else:
-                self._start(index, self._dispatcher.begin(self._case(index), begins, deadline))
+                self._start(index, self._cancels.begin(self._case(index), begins, deadline))
         if self._left:
             await self._done
 
@@ -99,14 +99,14 @@ class CancelMany:
     def _case(self, index: int) -> Case:
         case = self._cases.get(index)
         if case is None:
-            case = self._dispatcher.open_case(self._orders[index], self._started)
+            case = self._cancels.open_case(self._orders[index], self._started)
             self._cases[index] = case
         return case
 
     def _join(self, index: int) -> None:
         # A partial of a bound method would be one object more for each order that waits.
         deliver = partial(CancelMany._deliver, self, index)
-        ticket = self._dispatcher.join(self._orders[index], deliver, self._started)
+        ticket = self._cancels.join(self._orders[index], deliver, self._started)
         if ticket.is_open:  # else it was delivered to in this step
             self._tickets[index] = ticket
 
@@ -114,9 +114,9 @@ class CancelMany:
         self._tickets.pop(index, None)
         step = Step.DONE
         try:
-            outcome = self._dispatcher.success(self._orders[index], delivery, self._started)
+            outcome = self._cancels.success(self._orders[index], delivery, self._started)
             if outcome is None:
-                step = self._dispatcher.digest(self._case(index), delivery, self._started)
+                step = self._cancels.digest(self._case(index), delivery, self._started)
         except Exception:
             # A fault of ours must not leave the caller waiting: the case ends with what was proved.
             self._case(index).left_queue(delivery.reached, tried=True)
@@ -128,10 +128,10 @@ class CancelMany:
         elif step is Step.DONE:
             self._finish(index)
         else:
-            self._start(index, self._dispatcher.settle(self._case(index), step))
+            self._start(index, self._cancels.settle(self._case(index), step))
 
     def _leave(self, index: int, reason: str) -> None:
-        self._dispatcher.leave(self._case(index), self._tickets.pop(index), None)
+        self._cancels.leave(self._case(index), self._tickets.pop(index), None)
         self._give_up(index, reason)
 
     def _give_up(self, index: int, reason: str) -> None:
@@ -170,7 +170,7 @@ class CancelMany:
                 self._leave(index, "not sent: the account was rejected")
 
     def _conclude(self, index: int) -> None:
-        self._tell(index, self._dispatcher.report(self._cases[index]))
+        self._tell(index, self._cancels.report(self._cases[index]))
 
     def _tell(self, index: int, outcome: CancelOutcome) -> None:
         self._outcomes[index] = outcome

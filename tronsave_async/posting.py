@@ -6,7 +6,7 @@ import abc
 import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from tronsave_async.dispatch import Dispatcher, Reply
+from tronsave_async.admission import Admission, Reply
 from tronsave_async.errors import GatewayError
 from tronsave_async.websocket import Ask
 
@@ -23,17 +23,17 @@ class Posted(Ask[P], Generic[P, V]):
     """One request for one key: what the transport tells it becomes the end of its batch.
 
     Args:
-        dispatcher: whose request it is.
+        admission: the gateway's.
         batch: what is waited for.
     """
 
-    __slots__ = ("_batch", "_dispatcher", "exchange")
+    __slots__ = ("_admission", "_batch", "exchange")
 
-    def __init__(self, dispatcher: Dispatcher, batch: Batch[Any, V]) -> None:
+    def __init__(self, admission: Admission, batch: Batch[Any, V]) -> None:
         exchange = batch.exchange
         self.endpoint = exchange.endpoint
         self.exchange = exchange
-        self._dispatcher = dispatcher
+        self._admission = admission
         self._batch = batch
 
     @abc.abstractmethod
@@ -51,7 +51,7 @@ class Posted(Ask[P], Generic[P, V]):
     def set_result(self, reply: P) -> None:
         """The reply is here: all who wait are told in this step."""
         try:
-            self._dispatcher.carried(self.exchange, reply)
+            self._admission.carried(self.exchange, reply)
             self._batch.succeed(self.read(reply))
         except Exception as error:  # noqa: BLE001 - whatever it is: who waits is told, and the connection read on
             self._break(error)
@@ -59,7 +59,7 @@ class Posted(Ask[P], Generic[P, V]):
     def set_exception(self, error: Exception) -> None:
         """There is no reply."""
         try:
-            self._dispatcher.not_carried(self.exchange, error)
+            self._admission.not_carried(self.exchange, error)
         finally:
             self._break(error)
 

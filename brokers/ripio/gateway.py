@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from urllib.parse import quote
 
 from tronsave_async.adapter import Adapter
+from tronsave_async.admission import Meter
 from tronsave_async.arguments import several_texts, timeout_seconds, whole_number
 from tronsave_async.blot import Blot
 from tronsave_async.coalescing import Batch, Delivery
 from tronsave_async.credentials import Secret
-from tronsave_async.dispatch import Dispatcher, Meter
+from tronsave_async.dispatch import Dispatcher
 from tronsave_async.errors import (
     AuthenticationRejected,
     BadReply,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
+    from tronsave_async.admission import Admission
     from tronsave_async.exchange import Exchange
     from tronsave_async.settlement import Verdict
     from tronsave_async.telemetry import TelemetryHook
@@ -163,7 +165,6 @@ class RipioGateway(Adapter):
             limiter=limiter,
             retry=policy,
             telemetry=telemetry,
-            read_first=False,
         )
         super().__init__(dispatcher)
         cancels = self._dispatch.batcher(
@@ -177,7 +178,7 @@ class RipioGateway(Adapter):
         self._records = self._dispatch.batcher(
             "order", maximum=1, send=self._fetch_record, join_departed=False
         )
-        self._dispatch.settle_with(cancels, self._read_back, _name)
+        self._dispatch.settle_with(cancels, self._read_back, _name, read_first=False)
         self._vendor_clock: VendorClock | None = None
         self._has_heard = False
         self._trusts_replies = True
@@ -235,9 +236,9 @@ class RipioGateway(Adapter):
 
         Canceling the call is safe.
         """
-        self._dispatch.check_open()
-        async with self._dispatch.deadline("connect", timeout):
-            asking = self._dispatch.spawn(self._ask_for_time(rejected=False))
+        self._dispatch.lifetime.check_open()
+        async with self._calls.deadline("connect", timeout):
+            asking = self._dispatch.lifetime.spawn(self._ask_for_time(rejected=False))
             await self._socket.warm_up()
             await asyncio.wait([asking], timeout=config.CLOCK_PATIENCE)
 
@@ -249,7 +250,7 @@ class RipioGateway(Adapter):
 
         Canceling the call is safe.
         """
-        return await self._dispatch.call(
+        return await self._calls.call(
             "server_time",
             partial(self._server_time, rejected=False),
             lane=Lane.READ,
@@ -342,7 +343,7 @@ class RipioGateway(Adapter):
                 seconds,
                 _LOOK_AT_OPEN_ORDERS if named is None else _LOOK_BY_EXTERNAL_ID,
                 late=partial(_hear_late_creation, late, wanted),
-                departs=None if named is None else partial(self._dispatch.rename, named),
+                departs=None if named is None else partial(self._dispatch.cancels.rename, named),
             )
         except OutcomeUnknown as unknown:
             look = partial(self._find_created, external_id, wanted, unknown.sent_at)
@@ -351,7 +352,7 @@ class RipioGateway(Adapter):
                 raise
             created = found
         if named is not None:
-            self._dispatch.renamed(named)
+            self._dispatch.cancels.renamed(named)
         return created
 
     async def update(
@@ -484,7 +485,7 @@ class RipioGateway(Adapter):
 
     def _post_cancel(self, name: Name, batch: Batch[Name, Verdict]) -> None:
         """The same without a task: the reply is read in the step in which it comes."""
-        cancel = _Cancel(self, self._dispatch, name, batch)
+        cancel = _Cancel(self, self._admission, name, batch)
         batch.withdraw = cancel.withdraw
         self._socket.post(cancel)
 
@@ -497,15 +498,15 @@ class RipioGateway(Adapter):
         said = verdict.cancel_verdict(reply, *name)
         if said.meaning is Meaning.STALE:
             self._renew_clock(exchange)
-        self._dispatch.resolve(name, said, exchange)
+        self._dispatch.cancels.resolve(name, said, exchange)
         return said
 
     def _hear_late(self, name: Name, exchange: Exchange, reply: wire.Frame) -> None:
         """The reply to a cancel came after its end."""
-        self._dispatch.resolve(name, verdict.cancel_verdict(reply, *name), exchange)
+        self._dispatch.cancels.resolve(name, verdict.cancel_verdict(reply, *name), exchange)
 
     async def _read_back(self, order: OrderRef, lane: Lane) -> Delivery[OrderSnapshot]:
-        record = await self._dispatch.fetch(self._records, _name(order), lane)
+        record = await self._calls.fetch(self._records, _name(order), lane)
         snapshot = None if record.value is None else verdict.snapshot_of(order, record.value)
         return Delivery(record.exchange, snapshot, record.failure)
 
@@ -535,7 +536,7 @@ class RipioGateway(Adapter):
         now = clock()
         last = min(now + config.PROCESSING_TIME, deadline - config.LAST_LOOK)
         for moment in (now, last) if last > now else (now,):
-            sleeping = self._dispatch.spawn(self._dispatch.sleep_until(moment))
+            sleeping = self._dispatch.lifetime.spawn(self._dispatch.lifetime.sleep_until(moment))
             try:
                 waiting: list[asyncio.Future[Any]] = [sleeping, late]
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -591,7 +592,7 @@ class RipioGateway(Adapter):
             return message
 
         sending = self._socket.request(exchange.endpoint, departing, late)
-        reply = await self._dispatch.carry(exchange, sending)
+        reply = await self._admission.carry(exchange, sending)
         self._note(exchange, reply)
         return reply
 
@@ -607,7 +608,7 @@ class RipioGateway(Adapter):
         if reply.timestamp is not None:
             self._hear(exchange, reply.timestamp)
         if reply.error is not None and verdict.is_daily(reply.status, reply.error.message):
-            self._dispatch.exhausted(exchange.endpoint)
+            self._admission.exhausted(exchange.endpoint)
 
     async def _get(
         self, exchange: Exchange, path: str, query: Mapping[str, str] | None = None
@@ -622,11 +623,11 @@ class RipioGateway(Adapter):
             return self._signer.rest_headers("GET", signed_path, b"", stamp)
 
         sending = self._http.send(exchange.endpoint, "GET", path, departing=departing, query=query)
-        reply = await self._dispatch.carry(exchange, sending)
+        reply = await self._admission.carry(exchange, sending)
         words = wire.read_words(reply.body)
         self._hear(exchange, words.timestamp)
         if verdict.is_daily(reply.status, words.message):
-            self._dispatch.exhausted(exchange.endpoint)
+            self._admission.exhausted(exchange.endpoint)
         return reply
 
     async def _call(
@@ -645,7 +646,7 @@ class RipioGateway(Adapter):
         async def attempt(exchange: Exchange) -> T:
             return read(await self._ask(exchange, business, late, departs))
 
-        return await self._dispatch.call(
+        return await self._calls.call(
             endpoint,
             partial(self._fresh, attempt=attempt),
             lane=Lane.CREATE,
@@ -660,7 +661,7 @@ class RipioGateway(Adapter):
         attempt: Callable[[Exchange], Awaitable[T]],
         timeout: float | None,
     ) -> T:
-        return await self._dispatch.call(
+        return await self._calls.call(
             endpoint,
             partial(self._fresh, attempt=attempt),
             lane=Lane.READ,
@@ -689,8 +690,8 @@ class RipioGateway(Adapter):
         further: Exchange | None = None
         try:
             self._renew_clock(exchange)
-            further = self._dispatch.open_exchange(exchange.endpoint, exchange.orders)
-            return await self._dispatch.admitted(further, exchange.lane, attempt)
+            further = self._admission.open_exchange(exchange.endpoint, exchange.orders)
+            return await self._calls.admitted(further, exchange.lane, attempt)
         finally:
             exchange.replaced_by(further)
 
@@ -724,7 +725,7 @@ class RipioGateway(Adapter):
         # The estimate that was rejected agrees with what the replies say: then they tell no time to sign with.
         self._trusts_replies = self._trusts_replies and not self._has_heard
         self._renewal_began = clock()
-        self._renewal = self._dispatch.spawn(self._ask_for_time(rejected=True))
+        self._renewal = self._dispatch.lifetime.spawn(self._ask_for_time(rejected=True))
 
     def _may_sign(self) -> bool:
         """No estimate of the vendor's clock has to be waited for."""
@@ -738,10 +739,10 @@ class RipioGateway(Adapter):
 
     async def _ask_for_time(self, *, rejected: bool) -> None:
         """Without an answer the estimate stays, and the fresh attempt is made with it."""
-        exchange = self._dispatch.open_exchange("server_time", 0)
+        exchange = self._admission.open_exchange("server_time", 0)
         attempt = partial(self._server_time, rejected=rejected)
         try:
-            await self._dispatch.admitted(exchange, Lane.CANCEL, attempt)
+            await self._calls.admitted(exchange, Lane.CANCEL, attempt)
         except GatewayError:
             pass
         finally:
@@ -755,7 +756,7 @@ class RipioGateway(Adapter):
             config.PATHS["server_time"],
             departing=partial(_unsigned, exchange),
         )
-        reply = await self._dispatch.carry(exchange, sending)
+        reply = await self._admission.carry(exchange, sending)
         stamp = verdict.server_time(reply.status, reply.body, reply.retry_after())
         moment = _time_of(stamp)
         assert exchange.departed_at is not None
@@ -775,9 +776,9 @@ class _Cancel(Posted[wire.Frame, "Verdict"]):
     __slots__ = ("_gateway", "_name")
 
     def __init__(
-        self, gateway: RipioGateway, dispatcher: Dispatcher, name: Name, batch: Batch[Name, Verdict]
+        self, gateway: RipioGateway, admission: Admission, name: Name, batch: Batch[Name, Verdict]
     ) -> None:
-        super().__init__(dispatcher, batch)
+        super().__init__(admission, batch)
         self._gateway = gateway
         self._name = name
 

@@ -11,9 +11,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 from tronsave_async.adapter import Adapter
+from tronsave_async.admission import Meter
+from tronsave_async.cancels import Opening
 from tronsave_async.coalescing import Delivery
 from tronsave_async.credentials import Secret
-from tronsave_async.dispatch import Dispatcher, Meter, Opening
+from tronsave_async.dispatch import Dispatcher
 from tronsave_async.errors import BadReply, CredentialsMissing, UsageError
 from tronsave_async.http import HttpReply, HttpTransport
 from tronsave_async.limiter import Lane, RateLimit, RateLimiter, Scope
@@ -126,7 +128,7 @@ class Sms4SatsGateway(Adapter):
         self._statuses = self._dispatch.batcher(
             "status", maximum=1, send=self._fetch_status, join_departed=False
         )
-        self._dispatch.settle_with(cancels, self._read_back, _key_of, self._opening)
+        self._dispatch.settle_with(cancels, self._read_back, _key_of, opening=self._opening)
 
     @classmethod
     def from_env(cls, api_key: str | Secret | None = None, **options: Any) -> Self:
@@ -210,7 +212,7 @@ class Sms4SatsGateway(Adapter):
                 reply.status, reply.body, reply.retry_after(), prepaid=immediate
             )
 
-        created = await self._dispatch.call(
+        created = await self._calls.call(
             "create",
             attempt,
             lane=Lane.CREATE,
@@ -235,7 +237,7 @@ class Sms4SatsGateway(Adapter):
         """
         order = self._usable(order)
         key = _key_of(order)
-        told = await self._dispatch.poll("status", self._statuses, [key], timeout)
+        told = await self._calls.poll("status", self._statuses, [key], timeout)
         return told[key]
 
     async def price(
@@ -316,7 +318,7 @@ class Sms4SatsGateway(Adapter):
         return {order_id: said}
 
     async def _read_back(self, order: OrderRef, lane: Lane) -> Delivery[OrderSnapshot]:
-        told = await self._dispatch.fetch(self._statuses, _key_of(order), lane)
+        told = await self._calls.fetch(self._statuses, _key_of(order), lane)
         snapshot = None
         if told.value is not None:
             created_at = self._created_at(order)
@@ -360,7 +362,7 @@ class Sms4SatsGateway(Adapter):
         sending = self._http.send(
             endpoint, method, config.PATHS[endpoint], departing=departing, query=query, body=body
         )
-        reply = await self._dispatch.carry(exchange, sending)
+        reply = await self._admission.carry(exchange, sending)
         if reply.headers.get("Age", "0").strip() != "0":
             reason = "the reply came out of a cache"
             raise BadReply(VENUE, endpoint, reason, wire=Wire.ANSWERED, status=reply.status)
@@ -388,7 +390,7 @@ class Sms4SatsGateway(Adapter):
         attempt: Callable[[Exchange], Awaitable[T]],
         timeout: float | None,
     ) -> T:
-        return await self._dispatch.call(
+        return await self._calls.call(
             endpoint, attempt, lane=Lane.READ, repeatable=Repeatable.ALWAYS, timeout=timeout
         )
 

@@ -11,10 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from tronsave_async.adapter import Adapter
+from tronsave_async.admission import Meter
 from tronsave_async.arguments import several_texts, whole_number
 from tronsave_async.coalescing import Delivery
 from tronsave_async.credentials import Secret
-from tronsave_async.dispatch import Dispatcher, Meter
+from tronsave_async.dispatch import Dispatcher
 from tronsave_async.errors import InvalidRequest, UsageError
 from tronsave_async.http import HttpReply, HttpTransport
 from tronsave_async.limiter import Lane, RateLimit, RateLimiter, Scope
@@ -272,7 +273,7 @@ class TronSaveGateway(Adapter):
         Canceling the call is safe.
         """
         ids = self._ids(order_ids)
-        words = await self._dispatch.poll("track", self._tracks, ids, timeout)
+        words = await self._calls.poll("track", self._tracks, ids, timeout)
         return {order_id: words[order_id] for order_id in ids if order_id in words}
 
     async def confirm(
@@ -333,7 +334,7 @@ class TronSaveGateway(Adapter):
         async def attempt(exchange: Exchange) -> wire.HistoryPage:
             return await self._page(exchange, query)
 
-        return await self._dispatch.call(
+        return await self._calls.call(
             "history", attempt, lane=Lane.READ, repeatable=Repeatable.ALWAYS, timeout=timeout
         )
 
@@ -373,7 +374,7 @@ class TronSaveGateway(Adapter):
         sending = self._http.send(
             endpoint, "POST", config.PATHS[endpoint], departing=exchange.depart, body=body
         )
-        return await self._dispatch.carry(exchange, sending)
+        return await self._admission.carry(exchange, sending)
 
     async def _send_cancels(self, ids: Sequence[str], exchange: Exchange) -> Mapping[str, Verdict]:
         reply = await self._send(exchange, wire.OrderIds(ids))
@@ -405,28 +406,26 @@ class TronSaveGateway(Adapter):
         """The first page of a look-up goes with its admitted exchange, each further one with its own."""
         if exchange.departed_at is None:
             return await self._page(exchange, query)
-        further = self._dispatch.open_exchange("history", exchange.orders)
-        return await self._dispatch.admitted(
-            further, exchange.lane, partial(self._page, query=query)
-        )
+        further = self._admission.open_exchange("history", exchange.orders)
+        return await self._calls.admitted(further, exchange.lane, partial(self._page, query=query))
 
     async def _page(self, exchange: Exchange, query: Mapping[str, str]) -> wire.HistoryPage:
         sending = self._http.send(
             "history", "GET", config.PATHS["history"], departing=exchange.depart, query=query
         )
-        reply = await self._dispatch.carry(exchange, sending)
+        reply = await self._admission.carry(exchange, sending)
         return history.read_page(reply.status, reply.body, reply.retry_after())
 
     async def _read_back(self, order: OrderRef, lane: Lane) -> Delivery[OrderSnapshot]:
         """Tracking first; the history where tracking does not tell."""
         order_id = _order_id(order)
-        tracked = await self._dispatch.fetch(self._tracks, order_id, lane)
+        tracked = await self._calls.fetch(self._tracks, order_id, lane)
         if tracked.failure is not None:
             return Delivery(tracked.exchange, None, tracked.failure)
         snapshot = verdict.snapshot_of_word(order, tracked.value)
         if snapshot.state is not OrderState.UNKNOWN:
             return Delivery(tracked.exchange, snapshot, None)
-        row = await self._dispatch.fetch(self._rows, order_id, lane)
+        row = await self._calls.fetch(self._rows, order_id, lane)
         if row.failure is None and row.value is not None:
             snapshot = verdict.snapshot_of_row(order, row.value)
         return Delivery(row.exchange, snapshot, row.failure)
@@ -447,7 +446,7 @@ class TronSaveGateway(Adapter):
                 endpoint, reply.status, reply.body, reply_type, reply.retry_after()
             )
 
-        return await self._dispatch.call(
+        return await self._calls.call(
             endpoint,
             attempt,
             lane=lane,

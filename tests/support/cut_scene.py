@@ -41,7 +41,8 @@ CLOCKED: Final = (
     "brokers.ripio.gateway",
     "brokers.sms4sats.gateway",
     "brokers.tronsave.gateway",
-    "tronsave_async.dispatch",
+    "tronsave_async.admission",
+    "tronsave_async.cancels",
 )
 """Modules that read the wall clock: here it goes with the event loop's."""
 

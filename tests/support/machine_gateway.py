@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from support.machine_network import VENUE, MemoryHttp, MemorySocket, Network, Packet, Reply
 from support.machine_vendor import Said, Word
 from tronsave_async import OrderRef, OrderSnapshot, RateLimit
+from tronsave_async.admission import Meter
+from tronsave_async.cancels import Opening
 from tronsave_async.coalescing import Batch, Delivery, Divide
-from tronsave_async.dispatch import Dispatcher, Meter, Opening
+from tronsave_async.dispatch import Dispatcher
 from tronsave_async.errors import (
     AuthenticationRejected,
     BadReply,
@@ -119,7 +121,6 @@ class Desk:
             limiter=limiter,
             retry=retry,
             telemetry=listen,
-            read_first=policy.read_first,
         )
         self.cancels = self.dispatcher.batcher(
             "cancel",
@@ -131,10 +132,10 @@ class Desk:
         self.reads = self.dispatcher.batcher(
             "read", maximum=policy.maximum, send=self._send_reads, join_departed=False
         )
-        if policy.has_ages:
-            self.dispatcher.settle_with(self.cancels, self._read_back, _key, self._opening)
-        else:
-            self.dispatcher.settle_with(self.cancels, self._read_back, _key)
+        ages = {"opening": self._opening} if policy.has_ages else {}
+        self.dispatcher.settle_with(
+            self.cancels, self._read_back, _key, read_first=policy.read_first, **ages
+        )
 
     async def create(self, name: str, timeout: float | None) -> None:
         """A call that must not be repeated."""
@@ -144,7 +145,7 @@ class Desk:
             if (error := error_of("create", reply)) is not None:
                 raise error
 
-        await self.dispatcher.call(
+        await self.dispatcher.calls.call(
             "create",
             attempt,
             lane=Lane.CREATE,
@@ -201,12 +202,12 @@ class Desk:
         if self.socket is None or exchange.endpoint == "read":
             packet = self.network.packet(exchange.endpoint, names, exchange, self.http)
             sending = self.http.send(packet, exchange.depart)
-            return await self.dispatcher.carry(exchange, sending)
+            return await self.dispatcher.admission.carry(exchange, sending)
         packet = self.network.packet(exchange.endpoint, names, exchange, self.socket)
         asking = self.socket.request(
             exchange.endpoint, partial(self.departing, packet), partial(self.hear_late, packet)
         )
-        return await self.dispatcher.carry(exchange, self._heard(packet, asking))
+        return await self.dispatcher.admission.carry(exchange, self._heard(packet, asking))
 
     async def _heard(self, packet: Packet, asking: Awaitable[Reply]) -> Reply:
         reply = await asking
@@ -247,7 +248,7 @@ class Desk:
     def resolve(self, exchange: Exchange, told: Mapping[str, Verdict]) -> None:
         """Whoever is in doubt about these orders is told."""
         for name, verdict in told.items():
-            self.dispatcher.resolve((name, None), verdict, exchange)
+            self.dispatcher.cancels.resolve((name, None), verdict, exchange)
 
     async def _send_reads(self, names: Sequence[str], exchange: Exchange) -> Mapping[str, Word]:
         reply = await self._ask(exchange, names)
@@ -261,7 +262,7 @@ class Desk:
         return {name: word for name, word in told.items() if word.life is not None}
 
     async def _read_back(self, order: OrderRef, lane: Lane) -> Delivery[OrderSnapshot]:
-        told = await self.dispatcher.fetch(self.reads, _key(order), lane)
+        told = await self.dispatcher.calls.fetch(self.reads, _key(order), lane)
         snapshot = None
         if told.value is not None and (life := told.value.life) is not None:
             snapshot = OrderSnapshot(
@@ -291,7 +292,7 @@ class _Cancel(Posted[Reply, Verdict]):
     __slots__ = ("_desk", "_packet")
 
     def __init__(self, desk: Desk, packet: Packet, batch: Batch[str, Verdict]) -> None:
-        super().__init__(desk.dispatcher, batch)
+        super().__init__(desk.dispatcher.admission, batch)
         self._desk = desk
         self._packet = packet
 

@@ -262,10 +262,10 @@ class Judge:
     def is_closed(self, desk: Desk, limiter: RateLimiter) -> None:
         """A gateway was closed: all its tables are empty, and no permit is missing."""
         dispatcher = desk.dispatcher
-        assert not dispatcher._tasks
-        assert not dispatcher._calls
-        assert not dispatcher._admissions
-        assert not len(dispatcher._deadlines)
+        assert not dispatcher.lifetime._tasks
+        assert not dispatcher.calls._exchanges
+        assert not dispatcher.calls._admissions
+        assert not len(dispatcher.cancels._deadlines)
         for batcher in (desk.cancels, desk.reads):
             assert (batcher.waiting, batcher.under_way) == (0, 0)
             tables = (batcher._under_way, batcher._batches, batcher._flushers)

@@ -25,7 +25,8 @@ from tronsave_async import (
     Refused,
     RetryPolicy,
     TooEarly,
-    dispatch,
+    admission,
+    cancels,
 )
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def wall_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> Callable[[], datetime]:
             return now().astimezone(tz)
 
     monkeypatch.setattr(gateway_module, "datetime", Wall)
-    monkeypatch.setattr(dispatch, "datetime", Wall)
+    monkeypatch.setattr(admission, "datetime", Wall)
+    monkeypatch.setattr(cancels, "datetime", Wall)
     return now
 
 

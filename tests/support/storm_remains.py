@@ -122,10 +122,10 @@ def entries(gateway: Any, limiter: RateLimiter) -> dict[str, int]:
     """Everything that the gateway and its limiter hold about requests and callers, where it is not empty."""
     dispatch = gateway._dispatch
     held = {
-        "tasks": len(dispatch._tasks),
-        "calls": len(dispatch._calls),
-        "admissions": len(dispatch._admissions),
-        "deadlines": len(dispatch._deadlines),
+        "tasks": len(dispatch.lifetime._tasks),
+        "calls": len(dispatch.calls._exchanges),
+        "admissions": len(dispatch.calls._admissions),
+        "deadlines": len(dispatch.cancels._deadlines),
     }
     for batcher in dispatch._batchers:
         name = batcher._open_exchange.args[0]
@@ -149,10 +149,10 @@ def empty_tables(gateway: Any) -> list[str]:
 
     They hold what may matter later: requests that were given up, orders in doubt, times that were signed with.
     """
-    dispatch = gateway._dispatch
+    doubts = gateway._dispatch.cancels._doubts
     bounded: dict[str, Any] = {
-        "doubts": dispatch._doubts._orders,
-        "renamed": dispatch._doubts._renamed,
+        "doubts": doubts._orders,
+        "renamed": doubts._renamed,
     }
     if isinstance(gateway, RipioGateway):
         bounded["tombstones"] = gateway._socket._pending._buried
