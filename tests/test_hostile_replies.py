@@ -26,7 +26,7 @@ from brokers.ripio import RipioGateway
 from brokers.ripio import verdict as ripio
 from brokers.ripio import wire as ripio_wire
 from brokers.ripio.clock import VendorClock
-from brokers.ripio.gateway import _time_of
+from brokers.ripio.timekeeper import _time_of
 from brokers.sms4sats import Sms4SatsGateway
 from brokers.sms4sats import verdict as sms4sats
 from brokers.sms4sats import wire as sms4sats_wire

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from urllib.parse import quote
 
@@ -20,29 +21,24 @@ from tronsave_async.blot import Blot
 from tronsave_async.coalescing import Batch, Delivery
 from tronsave_async.credentials import Secret
 from tronsave_async.dispatch import Dispatcher
-from tronsave_async.errors import (
-    AuthenticationRejected,
-    BadReply,
-    GatewayError,
-    OutcomeUnknown,
-    UsageError,
-)
-from tronsave_async.http import HttpReply, HttpTransport
+from tronsave_async.errors import GatewayError, OutcomeUnknown, UsageError
+from tronsave_async.http import HttpTransport
 from tronsave_async.limiter import Lane, RateLimit, RateLimiter, Scope
 from tronsave_async.orders import OrderRef, OrderSnapshot
-from tronsave_async.outcomes import Wire
 from tronsave_async.posting import Posted
 from tronsave_async.quota import shared_quota
 from tronsave_async.retry import Repeatable, RetryPolicy
-from tronsave_async.settlement import Meaning
+from tronsave_async.settlement import Meaning, Name
 from tronsave_async.tasks import clock
 from tronsave_async.telemetry import emitter
 from tronsave_async.websocket import WebSocketTransport
 
 from . import config, verdict, wire
 from .auth import JsonValue, Signer, business_json
-from .clock import VendorClock, shared_clock
 from .config import VENUE
+from .creation import Creation
+from .signed import SignedRequests
+from .timekeeper import Timekeeper
 
 if TYPE_CHECKING:
     import ssl as tls
@@ -59,17 +55,9 @@ if TYPE_CHECKING:
 __all__ = ["RipioGateway"]
 
 T = TypeVar("T")
-Name = tuple[str | None, str | None]
-"""``(id, external_id)`` of an order; one of them is None."""
-
-_LOOK_BY_EXTERNAL_ID: Final = "Look with order(OrderRef(client_id=<the external_id>))."
-_LOOK_AT_OPEN_ORDERS: Final = (
-    "Look with open_orders() and orders(pair) for its side, amount and price; with an external_id the gateway would "
-    "have looked by itself."
-)
 _LOOK_AT_ORDER: Final = "Look with order() and compare price and requested_amount."
-_SLACK: Final = timedelta(seconds=config.TOLERANCE)
-"""By how much an order may seem older than the request that created it: the vendor's own tolerance."""
+
+_name: Callable[[OrderRef], Name] = attrgetter("name")
 
 
 class RipioGateway(Adapter):
@@ -126,8 +114,7 @@ class RipioGateway(Adapter):
     ) -> None:
         token, key = Secret.of(api_token), Secret.of(secret)
         policy = retry or RetryPolicy()
-        self._signer = Signer(token, key, token_field=token_field)
-        self._blot = Blot((token.reveal(), key.reveal()))
+        signer = Signer(token, key, token_field=token_field)
         self._http = HttpTransport(
             VENUE,
             rest_url,
@@ -141,18 +128,18 @@ class RipioGateway(Adapter):
         self._socket: WebSocketTransport[wire.Frame] = WebSocketTransport(
             VENUE,
             ws_url,
-            read=self._read_message,
+            read=partial(_read_message, Blot((token.reveal(), key.reveal()))),
             retry=policy,
             ssl=ssl,
             timeout=request_timeout,
             connect_timeout=connect_timeout,
             emit=emitter(telemetry),
         )
-        self._account = f"{token.account}@{self._http.host}"
+        account = f"{token.account}@{self._http.host}"
         metered = Meter(
-            Scope(VENUE, self._account, "all"),
+            Scope(VENUE, account, "all"),
             rate_limit or profile.rate_limit,
-            shared_quota(f"{VENUE} {self._account}", profile.daily_quota),
+            shared_quota(f"{VENUE} {account}", profile.daily_quota),
         )
         meters = dict.fromkeys((*config.METHODS, *config.PATHS), metered)
         meters["server_time"] = Meter(
@@ -167,25 +154,22 @@ class RipioGateway(Adapter):
             telemetry=telemetry,
         )
         super().__init__(dispatcher)
+        self._timekeeper = Timekeeper(dispatcher, self._http, account)
+        self._signed = SignedRequests(
+            dispatcher, signer, self._timekeeper, self._socket, self._http
+        )
         cancels = self._dispatch.batcher(
             "cancel",
             maximum=1,
             send=self._send_cancel,
             join_departed=True,
             post=self._post_cancel,
-            may_post=self._may_sign,
+            may_post=self._timekeeper.may_sign,
         )
         self._records = self._dispatch.batcher(
             "order", maximum=1, send=self._fetch_record, join_departed=False
         )
         self._dispatch.settle_with(cancels, self._read_back, _name, read_first=False)
-        self._vendor_clock: VendorClock | None = None
-        self._has_heard = False
-        self._trusts_replies = True
-        """The time in replies has not misled a signature yet."""
-        self._renewed_at = -math.inf
-        self._renewal: asyncio.Task[None] | None = None
-        self._renewal_began = -math.inf
 
     @classmethod
     def from_env(
@@ -238,7 +222,7 @@ class RipioGateway(Adapter):
         """
         self._dispatch.lifetime.check_open()
         async with self._calls.deadline("connect", timeout):
-            asking = self._dispatch.lifetime.spawn(self._ask_for_time(rejected=False))
+            asking = self._timekeeper.ask(rejected=False)
             await self._socket.warm_up()
             await asyncio.wait([asking], timeout=config.CLOCK_PATIENCE)
 
@@ -252,7 +236,7 @@ class RipioGateway(Adapter):
         """
         return await self._calls.call(
             "server_time",
-            partial(self._server_time, rejected=False),
+            self._timekeeper.fetch,
             lane=Lane.READ,
             repeatable=Repeatable.ALWAYS,
             timeout=timeout,
@@ -329,30 +313,28 @@ class RipioGateway(Adapter):
             "immediate_or_cancel": immediate_or_cancel,
             "fill_or_kill": fill_or_kill,
         }
-        wanted = {name: v for name, v in params.items() if v is not None}
-        business = business_json(wanted)
-        named = None if external_id is None else OrderRef(client_id=external_id)
+        creation = Creation(params)
+        order = creation.order
         seconds = timeout_seconds(timeout)
         deadline = math.inf if seconds is None else clock() + seconds
-        late: asyncio.Future[wire.Order] = asyncio.get_running_loop().create_future()
         try:
             created = await self._call(
                 "create",
-                business,
-                partial(_created, wanted=wanted),
+                creation.business,
+                creation.read,
                 seconds,
-                _LOOK_AT_OPEN_ORDERS if named is None else _LOOK_BY_EXTERNAL_ID,
-                late=partial(_hear_late_creation, late, wanted),
-                departs=None if named is None else partial(self._dispatch.cancels.rename, named),
+                creation.how_to_check,
+                late=creation.hear_late,
+                departs=None if order is None else partial(self._dispatch.cancels.rename, order),
             )
         except OutcomeUnknown as unknown:
-            look = partial(self._find_created, external_id, wanted, unknown.sent_at)
-            found = await self._look_for_created(look, late, deadline)
+            lifetime = self._dispatch.lifetime
+            found = await creation.search(self._look, unknown.sent_at, deadline, lifetime)
             if found is None:
                 raise
             created = found
-        if named is not None:
-            self._dispatch.cancels.renamed(named)
+        if order is not None:
+            self._dispatch.cancels.renamed(order)
         return created
 
     async def update(
@@ -480,7 +462,9 @@ class RipioGateway(Adapter):
         self, names: Sequence[Name], exchange: Exchange
     ) -> Mapping[Name, Verdict]:
         name = names[0]
-        reply = await self._ask(exchange, _naming(name), partial(self._hear_late, name, exchange))
+        reply = await self._signed.ask(
+            exchange, _naming(name), partial(self._hear_late, name, exchange)
+        )
         return {name: self._cancel_verdict(name, exchange, reply)}
 
     def _post_cancel(self, name: Name, batch: Batch[Name, Verdict]) -> None:
@@ -497,7 +481,7 @@ class RipioGateway(Adapter):
         """What the reply to a cancel says; whoever is in doubt about the order is told."""
         said = verdict.cancel_verdict(reply, *name)
         if said.meaning is Meaning.STALE:
-            self._renew_clock(exchange)
+            self._timekeeper.rejected(exchange)
         self._dispatch.cancels.resolve(name, said, exchange)
         return said
 
@@ -513,7 +497,7 @@ class RipioGateway(Adapter):
     async def _fetch_record(
         self, names: Sequence[Name], exchange: Exchange
     ) -> Mapping[Name, wire.Order]:
-        return {names[0]: await self._fresh(exchange, partial(self._record, names[0]))}
+        return {names[0]: await self._signed.fresh(exchange, partial(self._record, names[0]))}
 
     async def _record(self, name: Name, exchange: Exchange) -> wire.Order:
         order_id, external_id = name
@@ -522,113 +506,18 @@ class RipioGateway(Adapter):
         else:
             external_id = quote(external_id or "", safe="")
             path = config.PATHS["order_by_external_id"].format(external_id=external_id)
-        reply = await self._get(exchange, path)
+        reply = await self._signed.get(exchange, path)
         return verdict.order_record(reply.status, reply.body, reply.retry_after())
 
-    async def _look_for_created(
-        self,
-        look: Callable[[float], Awaitable[wire.Order | None]],
-        late: asyncio.Future[wire.Order],
-        deadline: float,
-    ) -> wire.Order | None:
-        """Look for an order whose creation was not answered: at once, and when the vendor is certainly done with it, or
-        when time runs out; a late reply ends the search."""
-        now = clock()
-        last = min(now + config.PROCESSING_TIME, deadline - config.LAST_LOOK)
-        for moment in (now, last) if last > now else (now,):
-            sleeping = self._dispatch.lifetime.spawn(self._dispatch.lifetime.sleep_until(moment))
-            try:
-                waiting: list[asyncio.Future[Any]] = [sleeping, late]
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                sleeping.cancel()
-            if late.done():
-                return late.result()
-            if deadline > clock() and (found := await look(deadline)) is not None:
-                return found
-        return None
-
-    async def _find_created(
-        self,
-        external_id: str | None,
-        wanted: Mapping[str, JsonValue],
-        sent_at: datetime,
-        deadline: float,
-    ) -> wire.Order | None:
-        """The order that was created then, or None: without an external id there is nothing to find it by."""
-        if external_id is None:
-            return None
+    async def _look(self, order: OrderRef, deadline: float) -> wire.Order | None:
+        """The vendor's record of an order by a deadline (monotonic seconds), or None."""
         left = None if deadline == math.inf else deadline - clock()
         try:
-            found = await self.order(OrderRef(client_id=external_id), timeout=left)
+            return await self.order(order, timeout=left)
         except GatewayError:
             return None
-        is_new = found.create_date is not None and found.create_date >= sent_at - _SLACK
-        return found if is_new and _matches(found, wanted) else None
 
-    # -- how anything is sent -------------------------------------------------------------------------------------
-
-    def _read_message(
-        self, message: bytes | bytearray | memoryview
-    ) -> tuple[str, wire.Frame] | str:
-        return wire.read_message(self._blot(bytes(message)))
-
-    async def _ask(
-        self,
-        exchange: Exchange,
-        business: bytes,
-        late: Callable[[wire.Frame], object] | None = None,
-        departs: Callable[[], object] | None = None,
-    ) -> wire.Frame:
-        """Send one admitted request over the socket, signed in the moment in which it leaves, of which ``departs`` is
-        told."""
-        method = config.METHODS[exchange.endpoint]
-        await self._clock_is_right()
-
-        def departing(request_id: str) -> bytes:
-            message = self._depart(exchange, method, business, request_id)
-            if departs is not None:
-                departs()
-            return message
-
-        sending = self._socket.request(exchange.endpoint, departing, late)
-        reply = await self._admission.carry(exchange, sending)
-        self._note(exchange, reply)
-        return reply
-
-    def _depart(self, exchange: Exchange, method: str, business: bytes, request_id: str) -> bytes:
-        """A request leaves: sign it."""
-        exchange.depart()
-        stamp = self._timestamp(business)
-        exchange.signed_at(stamp / 1000)
-        return self._signer.frame(request_id, method, business, stamp)
-
-    def _note(self, exchange: Exchange, reply: wire.Frame) -> None:
-        """What any reply over the socket tells besides: the vendor's time, and that the day's quota is used up."""
-        if reply.timestamp is not None:
-            self._hear(exchange, reply.timestamp)
-        if reply.error is not None and verdict.is_daily(reply.status, reply.error.message):
-            self._admission.exhausted(exchange.endpoint)
-
-    async def _get(
-        self, exchange: Exchange, path: str, query: Mapping[str, str] | None = None
-    ) -> HttpReply:
-        """Send one admitted GET, signed when the connection stands."""
-        signed_path = self._http.path_of(path)
-        await self._clock_is_right()
-
-        def departing(seen: bool) -> Mapping[str, str]:
-            exchange.depart(seen)
-            stamp = self._timestamp(signed_path.encode())
-            return self._signer.rest_headers("GET", signed_path, b"", stamp)
-
-        sending = self._http.send(exchange.endpoint, "GET", path, departing=departing, query=query)
-        reply = await self._admission.carry(exchange, sending)
-        words = wire.read_words(reply.body)
-        self._hear(exchange, words.timestamp)
-        if verdict.is_daily(reply.status, words.message):
-            self._admission.exhausted(exchange.endpoint)
-        return reply
+    # -- the vendor's own calls, carried ----------------------------------------------------------------------------
 
     async def _call(
         self,
@@ -644,11 +533,11 @@ class RipioGateway(Adapter):
         """A call over the socket that must not be sent twice once it may have been processed."""
 
         async def attempt(exchange: Exchange) -> T:
-            return read(await self._ask(exchange, business, late, departs))
+            return read(await self._signed.ask(exchange, business, late, departs))
 
         return await self._calls.call(
             endpoint,
-            partial(self._fresh, attempt=attempt),
+            partial(self._signed.fresh, attempt=attempt),
             lane=Lane.CREATE,
             repeatable=Repeatable.UNLESS_SENT,
             timeout=timeout,
@@ -663,7 +552,7 @@ class RipioGateway(Adapter):
     ) -> T:
         return await self._calls.call(
             endpoint,
-            partial(self._fresh, attempt=attempt),
+            partial(self._signed.fresh, attempt=attempt),
             lane=Lane.READ,
             repeatable=Repeatable.ALWAYS,
             timeout=timeout,
@@ -675,99 +564,10 @@ class RipioGateway(Adapter):
         wanted = {name: value for name, value in query.items() if value}
 
         async def attempt(exchange: Exchange) -> wire.OrdersPage:
-            reply = await self._get(exchange, config.PATHS[endpoint], wanted)
+            reply = await self._signed.get(exchange, config.PATHS[endpoint], wanted)
             return verdict.orders_page(endpoint, reply.status, reply.body, reply.retry_after())
 
         return await self._read(endpoint, attempt, timeout)
-
-    async def _fresh(self, exchange: Exchange, attempt: Callable[[Exchange], Awaitable[T]]) -> T:
-        """One attempt, and one more if the vendor rejects the time of its signature: it did not look at the first."""
-        try:
-            return await attempt(exchange)
-        except AuthenticationRejected as error:
-            if not verdict.clock_rejected(error):
-                raise
-        further: Exchange | None = None
-        try:
-            self._renew_clock(exchange)
-            further = self._admission.open_exchange(exchange.endpoint, exchange.orders)
-            return await self._calls.admitted(further, exchange.lane, attempt)
-        finally:
-            exchange.replaced_by(further)
-
-    # -- the vendor's clock ---------------------------------------------------------------------------------------
-
-    def _timestamp(self, text: bytes) -> int:
-        if self._vendor_clock is None:
-            self._vendor_clock = shared_clock(self._account)
-        return self._vendor_clock.timestamp(text)
-
-    def _hear(self, exchange: Exchange, stamp: int | None) -> None:
-        """A reply to a signed request may carry the vendor's time, which is never cached."""
-        if stamp is None or exchange.departed_at is None or exchange.ended_at is None:
-            return
-        if not self._trusts_replies:
-            return
-        assert self._vendor_clock is not None, "it made the signature"
-        self._has_heard = True
-        before = self._vendor_clock.offset
-        self._vendor_clock.heard(stamp, exchange.departed_at, exchange.ended_at)
-        if abs(self._vendor_clock.offset - before) > config.CORRECTION:
-            self._renewed_at = exchange.ended_at
-
-    def _renew_clock(self, exchange: Exchange) -> None:
-        """A signature's time was rejected: estimate the vendor's clock anew, once for all who were rejected by it.
-        Whoever signs next waits for it, for a moment."""
-        assert exchange.departed_at is not None, "it was answered"
-        under_way = self._renewal is not None and not self._renewal.done()
-        if under_way or self._renewed_at >= exchange.departed_at:
-            return
-        # The estimate that was rejected agrees with what the replies say: then they tell no time to sign with.
-        self._trusts_replies = self._trusts_replies and not self._has_heard
-        self._renewal_began = clock()
-        self._renewal = self._dispatch.lifetime.spawn(self._ask_for_time(rejected=True))
-
-    def _may_sign(self) -> bool:
-        """No estimate of the vendor's clock has to be waited for."""
-        return self._renewal is None
-
-    async def _clock_is_right(self) -> None:
-        """Wait for the estimate that is under way, if there is one; it must not hold up what the old one may do."""
-        left = self._renewal_began + config.CLOCK_PATIENCE - clock()
-        if self._renewal is not None and left > 0.0:
-            await asyncio.wait([self._renewal], timeout=left)
-
-    async def _ask_for_time(self, *, rejected: bool) -> None:
-        """Without an answer the estimate stays, and the fresh attempt is made with it."""
-        exchange = self._admission.open_exchange("server_time", 0)
-        attempt = partial(self._server_time, rejected=rejected)
-        try:
-            await self._calls.admitted(exchange, Lane.CANCEL, attempt)
-        except GatewayError:
-            pass
-        finally:
-            if rejected:
-                self._renewal = None
-
-    async def _server_time(self, exchange: Exchange, *, rejected: bool) -> datetime:
-        sending = self._http.send(
-            "server_time",
-            "GET",
-            config.PATHS["server_time"],
-            departing=partial(_unsigned, exchange),
-        )
-        reply = await self._admission.carry(exchange, sending)
-        stamp = verdict.server_time(reply.status, reply.body, reply.retry_after())
-        moment = _time_of(stamp)
-        assert exchange.departed_at is not None
-        assert exchange.ended_at is not None
-        self._timestamp(b"")
-        assert self._vendor_clock is not None, "just made"
-        stamp = _freshest(stamp, reply.date())
-        self._vendor_clock.told(stamp, exchange.departed_at, exchange.ended_at, rejected=rejected)
-        if rejected:
-            self._renewed_at = exchange.ended_at
-        return moment
 
 
 class _Cancel(Posted[wire.Frame, "Verdict"]):
@@ -785,11 +585,11 @@ class _Cancel(Posted[wire.Frame, "Verdict"]):
     def departing(self, key: str) -> bytes:
         """Sign it."""
         business = _naming(self._name)
-        return self._gateway._depart(self.exchange, "order.cancel", business, key)
+        return self._gateway._signed.depart(self.exchange, "order.cancel", business, key)
 
     def read(self, reply: wire.Frame) -> Verdict:
         """What the vendor says."""
-        self._gateway._note(self.exchange, reply)
+        self._gateway._signed.note(self.exchange, reply)
         return self._gateway._cancel_verdict(self._name, self.exchange, reply)
 
     def withdraw(self) -> None:
@@ -801,69 +601,16 @@ class _Cancel(Posted[wire.Frame, "Verdict"]):
         self._gateway._hear_late(self._name, self.exchange, reply)
 
 
-def _name(order: OrderRef) -> Name:
-    return order.name
-
-
 def _naming(name: Name) -> bytes:
     """The parameters of a cancel."""
     order_id, external_id = name
     return business_json({"id": order_id} if order_id is not None else {"external_id": external_id})
 
 
-def _unsigned(exchange: Exchange, seen: bool) -> Mapping[str, str]:
-    exchange.depart(seen)
-    return {"Cache-Control": "no-cache"}
-
-
-def _matches(order: wire.Order, wanted: Mapping[str, JsonValue]) -> bool:
-    """Whether an order is what a creation asked for, as far as the vendor's record tells."""
-    told = {
-        "external_id": order.external_id,
-        "pair": order.pair,
-        "side": order.side,
-        "type": order.type,
-        "amount": order.requested_amount,
-        "price": order.price,
-    }
-    return all(said is None or wanted.get(name) in (None, said) for name, said in told.items())
-
-
-def _created(frame: wire.Frame, wanted: Mapping[str, JsonValue]) -> wire.Order:
-    """The order that a reply to create tells, if it is the one that was asked for."""
-    order = verdict.created_order(frame)
-    if not _matches(order, wanted):
-        reason = "the reply tells another order"
-        raise BadReply(VENUE, "create", reason, wire=Wire.ANSWERED, status=frame.status)
-    return order
-
-
-def _hear_late_creation(
-    late: asyncio.Future[wire.Order], wanted: Mapping[str, JsonValue], reply: wire.Frame
-) -> None:
-    try:
-        order = _created(reply, wanted)
-    except GatewayError:
-        return
-    if not late.done():
-        late.set_result(order)
-
-
-def _freshest(stamp: int, sent: datetime | None) -> int:
-    """The vendor's time in milliseconds, by the answer or, where that came out of a cache, by the moment in which the
-    reply was made, which is told in whole seconds."""
-    if sent is None:
-        return stamp
-    made = int(sent.timestamp() * 1000)
-    return stamp if made - stamp < 1500 else made + 500
-
-
-def _time_of(stamp: int) -> datetime:
-    try:
-        return datetime.fromtimestamp(stamp / 1000, UTC)
-    except (ValueError, OverflowError, OSError):
-        reason = "the reply's time is out of all calendars"
-        raise BadReply(VENUE, "server_time", reason, wire=Wire.ANSWERED) from None
+def _read_message(
+    blot: Blot, message: bytes | bytearray | memoryview
+) -> tuple[str, wire.Frame] | str:
+    return wire.read_message(blot(bytes(message)))
 
 
 def _moment(name: str, moment: object) -> str:

@@ -156,8 +156,8 @@ def empty_tables(gateway: Any) -> list[str]:
     }
     if isinstance(gateway, RipioGateway):
         bounded["tombstones"] = gateway._socket._pending._buried
-        if gateway._vendor_clock is not None:
-            gateway._vendor_clock._next.clear()  # bounded by time: what was signed in the last two minutes
+        if (clock := gateway._timekeeper._clock) is not None:
+            clock._next.clear()  # bounded by time: what was signed in the last two minutes
     too_large = [name for name, table in bounded.items() if len(table) > REMEMBERED]
     for table in bounded.values():
         table.clear()
