@@ -1,7 +1,7 @@
 """Hand-written ideals: the least code that does a job, on the libraries that the SDK uses.
 
-None of them knows a deadline, a limit, a retry, a lost reply or a closing socket. What the SDK costs above them is the
-price of knowing what happened to an order.
+None of them knows a deadline, a limit, a retry, a lost reply or a closing socket (but `Informed`, which knows some of it).
+What the SDK costs above them is the price of knowing what happened to an order.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import time
 from collections import deque
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
 import aiohttp
@@ -21,12 +22,18 @@ from websockets.uri import parse_uri
 
 from brokers.ripio import wire
 from brokers.ripio.auth import Signer, business_json
+from brokers.ripio.clock import VendorClock
+from brokers.ripio.verdict import cancel_verdict
 from brokers.tronsave.wire import CancelReply, OrderIds
-from tronsave_async import Secret
+from tronsave_async import Canceled, OrderRef, RateLimit, RateLimiter, Scope, Secret
+from tronsave_async.deadlines import Deadlines
+from tronsave_async.quota import DailyQuota
+from tronsave_async.settlement import Doubts, Meaning, canceled_at_once
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
+SCOPE = Scope("ripio", "account", "all")
 CANCEL_PATH = "/v0/fast-charge-order-cancel"
 decode_cancel = msgspec.json.Decoder(CancelReply).decode
 
@@ -106,6 +113,64 @@ class SansIO(asyncio.Protocol):
     async def close(self) -> None:
         """Close."""
         self.transport.close()
+
+
+class Awaited:
+    """A reply that is waited for until its time is over."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[wire.Frame]) -> None:
+        self.future = future
+
+    def expire(self) -> None:
+        """Wait no longer."""
+        self.future.cancel()
+
+
+class Informed(SansIO):
+    """The ideal with what has to be known about a cancel, in one function: limit, quota, deadline, who shares it, when it
+    left, by whose clock it was signed, what its reply proves. What a lost reply, a closing socket, a late reply or a
+    caller that goes would mean is not known. It shows what the knowledge costs by itself."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.limiter = RateLimiter()
+        self.limiter.declare(SCOPE, RateLimit(10_000_000, per=1.0, margin=0.0))
+        self.quota = DailyQuota(1_000_000_000)
+        self.deadlines = Deadlines()
+        self.clock = VendorClock(monotonic=self.loop.time)
+        self.doubts = Doubts()
+        self.under_way: dict[tuple[str | None, str | None], Awaited] = {}
+
+    async def cancel(self, order: str) -> Canceled:  # type: ignore[override]
+        """Cancel one order."""
+        started = self.loop.time()
+        ref = OrderRef(id=order)
+        assert ref.name not in self.under_way
+        permit = self.limiter.at_hand(SCOPE, self.loop, started)
+        assert permit is not None
+        assert self.quota.admit(datetime.now(UTC))
+        awaited = self.under_way[ref.name] = Awaited(self.loop.create_future())
+        key, business = str(next(self.requests.numbers)), business_json({"id": order})
+        self.requests.pending[key] = awaited.future
+        self.deadlines.enter(awaited, 30.0, started)
+        departed = self.loop.time()
+        permit.spend(departed)
+        stamp = self.clock.timestamp(business)
+        self.core.send_text(self.requests.signer.frame(key, "order.cancel", business, stamp))
+        if not self.corked:
+            self.corked = True
+            self.loop.call_soon(self.write)
+        try:
+            reply = await awaited.future
+        finally:
+            self.deadlines.leave(awaited, 30.0)
+            del self.under_way[ref.name]
+        said = cancel_verdict(reply, order, None)
+        self.doubts.dispel(ref, departed)
+        assert said.meaning is Meaning.CANCELED
+        return canceled_at_once(ref, "ripio", said, self.loop.time() - started)
 
 
 class RawWebsockets:

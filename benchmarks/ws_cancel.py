@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import measure
 import peers
-from ideals import RawAiohttpSocket, RawWebsockets, SansIO
+from ideals import Informed, RawAiohttpSocket, RawWebsockets, SansIO
 from measure import Arm, Goal, Kind, Options, Series
 from report import Bar, Chart, Report, finish
 
@@ -63,13 +63,14 @@ class Cancels:
         await ours.warm_up()
         said = await ours.cancel(named(1))
         peers.ensure(isinstance(said, Canceled) and said.order.id == named(1), said)
-        ideal = await SansIO.open(port)
+        ideal, informed = await SansIO.open(port), await Informed.open(port)
         sockets, aiohttp = await RawWebsockets.open(port), await RawAiohttpSocket.open(port)
-        for client in (ideal, sockets, aiohttp):
+        for client in (ideal, informed, sockets, aiohttp):
             stack.push_async_callback(client.close)
         for name, kind, note, call in (
             ("tronsave-async", Kind.OURS, "RipioGateway.cancel", ours.cancel),
             ("ideal", Kind.IDEAL, "websockets' sans-I/O core by hand", ideal.cancel),
+            ("informed ideal", Kind.FLOOR, "with limit, deadline, outcome", informed.cancel),
             ("raw websockets", Kind.FLOOR, "its client, a table of futures", sockets.cancel),
             ("raw aiohttp", Kind.FLOOR, "its client, a table of futures", aiohttp.cancel),
         ):
