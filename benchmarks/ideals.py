@@ -1,7 +1,7 @@
 """Hand-written ideals: the least code that does a job, on the libraries that the SDK uses.
 
-None of them knows a deadline, a limit, a retry, a lost reply or a closing socket (but `Informed`, which knows some of it).
-What the SDK costs above them is the price of knowing what happened to an order.
+But for `Informed`, none of them knows a deadline or a limit, and none a retry, a lost reply or a closing socket. What the
+SDK costs above them is the price of knowing what happened to an order.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ class Awaited:
 
 
 class Informed(SansIO):
-    """The ideal with what has to be known about a cancel, in one function: limit, quota, deadline, who shares it, when it
-    left, by whose clock it was signed, what its reply proves. What a lost reply, a closing socket, a late reply or a
+    """The ideal with what has to be known about a cancel, in one function: limit, quota, deadline, who shares it, when
+    it left, by whose clock it was signed, what its reply proves. What a lost reply, a closing socket, a late reply or a
     caller that goes would mean is not known. It shows what the knowledge costs by itself."""
 
     def __init__(self, url: str) -> None:
