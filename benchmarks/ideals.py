@@ -1,7 +1,7 @@
 """Hand-written ideals: the least code that does a job, on the libraries that the SDK uses.
 
-But for `Informed`, none of them knows a deadline or a limit, and none a retry, a lost reply or a closing socket. What the
-SDK costs above them is the price of knowing what happened to an order.
+But for `Informed`, none of them knows a deadline or a limit, and none a retry, a lost reply or a closing socket. What
+the SDK costs above them is the price of knowing what happened to an order.
 """
 
 from __future__ import annotations

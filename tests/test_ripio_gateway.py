@@ -51,6 +51,7 @@ from tronsave_async import (
     Refused,
     RequestFailed,
     RequestTimeout,
+    RetryPolicy,
     Unknown,
     UsageError,
     Wire,
@@ -478,6 +479,32 @@ async def test_rest_lag_never_makes_a_lie(generation: Generation) -> None:
 
 
 # -- lost replies -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.virtual_time
+async def test_whoever_must_not_repeat_looks() -> None:
+    """One connection lost with many cancels uses up the retry quota: the rest are read back, not given up."""
+    retry = RetryPolicy(base=0.001, quota=3, quota_refill=0)
+    async with vendor(gateway_retry=retry) as (sandbox, gateway):
+        orders = [sandbox.add_order() for _ in range(20)]
+        sandbox.faults.add(faults.drop_after("cancel"))
+        outcomes = await gateway.cancel_many(orders, timeout=60)
+        assert [lie(sandbox, outcome) for outcome in outcomes] == [None] * 20
+        assert {type(outcome) for outcome in outcomes} == {Canceled}
+        assert Evidence.READ_BACK in {outcome.evidence for outcome in outcomes}
+
+
+async def test_a_quota_that_is_used_up_is_named() -> None:
+    """Where the look fails as well, the outcome says why nothing more was tried."""
+    retry = RetryPolicy(base=0.001, quota=0)
+    async with vendor(gateway_retry=retry) as (sandbox, gateway):
+        order_id = sandbox.add_order()
+        sandbox.faults.add(faults.drop_after("cancel"), faults.drop_before("order", times=2))
+        outcome = await gateway.cancel(order_id, timeout=60)
+        assert isinstance(outcome, Unknown)
+        assert outcome.message is not None
+        assert outcome.message.endswith("; the retry quota is used up")
+
 
 ERROR_400 = frame(400, error(40000, "Invalid parameters"))
 LOST: dict[str, Fault] = {

@@ -560,14 +560,37 @@ def test_new_words_replace_the_old_ones_together_with_their_code() -> None:
     case.answered(Verdict(meaning=Meaning.NOT_PROCESSED, code="429", message="slow down"), NOW)
     case.answered(Verdict(meaning=Meaning.CANCELED), NOW)
     assert isinstance(case.outcome, Canceled)
-    assert (case.outcome.code, case.outcome.message) == ("429", "slow down")
+    assert (case.outcome.code, case.outcome.message) == (None, None), "it was not about this"
     other = opened()
     other.answered(Verdict(meaning=Meaning.NOT_PROCESSED, code="429", message="slow down"), NOW)
     other.failed(LOST, NOW)
     assert other.reason == "connection reset"
     other.give_up("out of time", NOW)
     assert isinstance(other.outcome, Unknown)
-    assert (other.outcome.code, other.outcome.message) == (None, "connection reset")
+    words = (other.outcome.code, other.outcome.message)
+    assert words == (None, "connection reset; out of time")
+
+
+def test_what_is_proved_needs_no_excuse() -> None:
+    """Troubles on the way are quoted where they are why nothing is known, and nowhere else."""
+    case = opened()
+    case.failed(LOST, NOW)
+    assert case.reason == "connection reset"
+    tell(case, reads(DEAD))
+    assert isinstance(case.outcome, Canceled)
+    assert case.outcome.message is None
+    told = opened()
+    told.failed(LOST, NOW)
+    told.answered(Verdict(meaning=Meaning.UNPROVED, code="B1", message="busy"), NOW)
+    tell(told, reads(FILLED))
+    assert isinstance(told.outcome, AlreadyClosed)
+    assert (told.outcome.code, told.outcome.message) == ("B1", "busy")
+    unread = opened()
+    unread.failed(LOST, NOW)
+    unread.read_failed("tracking timed out", NOW)
+    unread.give_up("out of time", NOW)
+    assert isinstance(unread.outcome, Unknown)
+    assert unread.outcome.message == "connection reset; out of time"
 
 
 def test_the_reason_is_the_best_known() -> None:
@@ -991,6 +1014,22 @@ def test_giving_up_after_the_first_look_alone_is_not_sent(look: Event) -> None:
     case.give_up("out of time", NOW)
     assert isinstance(case.outcome, NotSent)
     assert case.outcome.message == "out of time"
+
+
+def test_the_first_look_is_no_repeat() -> None:
+    """Without a quota of repeats an order in doubt is looked at once; what was seen or not is then the outcome."""
+    case = opened()
+    case.failed(LOST, NOW)
+    assert case.must_not_repeat(NOW) is Step.READ_BACK_AFTER_PAUSE
+    assert settled(case) is None
+    case.read_failed("tracking timed out", NOW)
+    assert case.must_not_repeat(NOW) is Step.DONE
+    assert isinstance(case.outcome, Unknown)
+    assert case.outcome.message == "connection reset; the retry quota is used up"
+    unsent = opened()
+    unsent.failed(NOT_CONNECTED, NOW)
+    assert unsent.must_not_repeat(NOW) is Step.DONE
+    assert isinstance(unsent.outcome, NotSent)
 
 
 # -- answers that come too late --------------------------------------------------------------------

@@ -216,8 +216,9 @@ class Cancels:
             if case.consult(clock()):
                 return
             if step.pauses and not await self._pause(case, step):
-                case.give_up("the retry quota is used up", clock())
-            elif self._lifetime.is_over:
+                step = case.must_not_repeat(clock())
+                continue
+            if self._lifetime.is_over:
                 case.give_up("gateway closed", clock())
             if case.consult(clock()):
                 return

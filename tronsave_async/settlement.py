@@ -289,6 +289,7 @@ class Case:
         "_reads",
         "_renewed",
         "_started",
+        "_trouble",
         "_wire",
         "attempts",
         "error",
@@ -339,6 +340,9 @@ class Case:
         self._last_state: OrderState | None = None
         self._code: str | None = None
         self._message: str | None = None
+        """The vendor's latest words; None once something went wrong after them."""
+        self._trouble: str | None = None
+        """What went wrong since."""
 
     @property
     def doubt(self) -> bool:
@@ -356,6 +360,7 @@ class Case:
             self._wire = Wire.ANSWERED
         match verdict.meaning:
             case Meaning.CANCELED:
+                self._code, self._message = verdict.code, verdict.message
                 return self._canceled(Evidence.REPLY, verdict.executed, verdict.remaining, now)
             case Meaning.AMBIGUOUS:
                 return self._in_doubt(look=True)
@@ -373,7 +378,7 @@ class Case:
     def failed(self, failure: RequestFailed, now: float) -> Step:
         """A cancel request brought no reply."""
         self.attempts += 1
-        self._quote(None, failure.reason)
+        self._suffer(failure.reason)
         if failure.wire is not Wire.NOT_SENT:
             if failure.wire is Wire.MAYBE_SENT or self._wire is Wire.NOT_SENT:
                 self._wire = failure.wire
@@ -418,7 +423,7 @@ class Case:
         """The request could not even be tried (the limiter serves another event loop)."""
         if not self.doubt:
             self.error = error
-        self._quote(None, str(error))
+        self._suffer(str(error))
         return self._unproved(now)
 
     def too_early(self, retry_at: datetime, now: float) -> None:
@@ -455,8 +460,8 @@ class Case:
             return Step.SEND
         self._reads += 1
         self.failures += 1
-        if self._message is None:
-            self._message = reason
+        if self._message is None and self._trouble is None:
+            self._trouble = reason
         if self.doubt and not self._denied and self.attempts < self._limit:
             return Step.SEND_AFTER_PAUSE
         return self._look(pause=True) if self._reads < self._limit else self._unproved(now)
@@ -475,8 +480,15 @@ class Case:
         self.consult(now)
         if self.outcome is None:
             if self._message is None:
-                self._message = reason
+                self._trouble = reason if self._trouble is None else f"{self._trouble}; {reason}"
             self._unproved(now)
+
+    def must_not_repeat(self, now: float) -> Step:
+        """The quota of repeats is used up. The first look at an order in doubt is no repeat."""
+        if self.doubt and not self.was_read:
+            return self._look(pause=True)
+        self.give_up("the retry quota is used up", now)
+        return Step.DONE
 
     @property
     def was_read(self) -> bool:
@@ -486,7 +498,7 @@ class Case:
     @property
     def reason(self) -> str:
         """Why nothing is proved yet, in a few words."""
-        return self._message or "no answer"
+        return self._message or self._trouble or "no answer"
 
     @property
     def untouched(self) -> bool:
@@ -580,9 +592,16 @@ class Case:
     def _quote(self, code: str | None, message: str | None) -> None:
         """Keep the vendor's latest words; silence does not erase them."""
         if code is not None or message is not None:
-            self._code, self._message = code, message
+            self._code, self._message, self._trouble = code, message, None
+
+    def _suffer(self, reason: str) -> None:
+        """Something went wrong: what the vendor said before is not about it."""
+        self._code, self._message, self._trouble = None, None, reason
 
     def _facts(self, evidence: Evidence, now: float) -> _Facts:
+        message = self._message
+        if message is None and evidence is Evidence.NONE:  # what is proved needs no excuse
+            message = self._trouble
         return {
             "order": self.order,
             "venue": self.venue,
@@ -591,5 +610,5 @@ class Case:
             "wire": self._wire,
             "evidence": evidence,
             "code": self._code,
-            "message": self._message,
+            "message": message,
         }
