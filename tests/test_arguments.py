@@ -5,18 +5,27 @@ from __future__ import annotations
 import math
 import ssl
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from brokers.ripio import RipioGateway
+from brokers.sms4sats import Sms4SatsGateway
+from brokers.tronsave import TronSaveGateway
 from tronsave_async import UsageError
 from tronsave_async.arguments import (
+    instance,
+    quantity,
     several_texts,
     timeout_seconds,
     tls_context,
     whole_number,
     within,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize(
@@ -50,6 +59,46 @@ def test_numbers_beyond_bounds(given: Any) -> None:
     if given not in (0, "1", None):
         with pytest.raises(UsageError, match=r"0 or more$"):
             within("margin", given if given is not True else math.nan, inclusive=True)
+
+
+def test_quantities() -> None:
+    """Exact numbers pass as they are, and so does none."""
+    assert quantity("x", Decimal("0.10")) == Decimal("0.10")
+    assert quantity("x", -3) == -3
+    assert quantity("x", None) is None
+
+
+@pytest.mark.parametrize("given", [0.1, "1", True, [1], b"2"])
+def test_no_quantities(given: Any) -> None:
+    """Everything else is named, with its type."""
+    with pytest.raises(
+        UsageError, match=rf"^price must be a Decimal or an int, not {type(given).__name__}$"
+    ):
+        quantity("price", given)
+
+
+def test_instances() -> None:
+    """A value of its type passes as it is; another is named with its type."""
+    assert instance("x", True, int) is True
+    with pytest.raises(UsageError, match=r"^limit must be a int, not str$"):
+        instance("limit", "1", int)
+
+
+@pytest.mark.parametrize("name", ["limiter", "retry", "rate_limit", "telemetry", "ssl"])
+@pytest.mark.parametrize(
+    "opened", [TronSaveGateway, Sms4SatsGateway, partial(RipioGateway, "token")]
+)
+async def test_gateways_check_their_options(opened: Callable[..., object], name: str) -> None:
+    """What would only be found out in the middle of an order is refused by name when the gateway is made."""
+    for given in (3, 0, "1"):
+        with pytest.raises(UsageError, match=rf"^{name} must be "):
+            opened("secret", **{name: given})
+
+
+async def test_ripio_checks_the_profile() -> None:
+    """A profile is one of the account's, and not its name."""
+    with pytest.raises(UsageError, match=r"^profile must be a Profile, not str$"):
+        RipioGateway("token", "secret", profile="approved")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("given", [0, -1, 1.0, "1", None, True, math.nan])

@@ -140,6 +140,13 @@ TEXTS: list[tuple[GatewayError, str]] = [
         "v create: sent at 2026-01-02T03:04:05+00:00 and not answered; it may have taken effect"
         " and was not repeated. Call history().",
     ),
+    (
+        OutcomeUnknown(
+            "v", "create", sent_at=AT, how_to_check="Look.", reason="answered by HTTP 500"
+        ),
+        "v create: sent at 2026-01-02T03:04:05+00:00 and answered by HTTP 500; it may have taken effect"
+        " and was not repeated. Look.",
+    ),
 ]
 
 

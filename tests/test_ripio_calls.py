@@ -254,7 +254,7 @@ async def test_create_that_is_never_found(limit: float) -> None:
     """Not found by any look that the deadline leaves time for: OutcomeUnknown, which says how to look."""
     async with vendor(now=virtual_now()) as (sandbox, gateway):
         sandbox.faults.add(faults.drop_before("create"))
-        with pytest.raises(OutcomeUnknown, match="client_id=<the external_id>"):
+        with pytest.raises(OutcomeUnknown, match=r"client_id='e'"):
             await gateway.create(**LIMIT, external_id="e", timeout=limit)
         assert len(sandbox.requests_to("create")) == 1
         looks = len(sandbox.requests_to("order_by_external_id"))
@@ -419,7 +419,7 @@ async def test_older_order_by_the_vendors_clock(local: float) -> None:
 
 @pytest.mark.virtual_time
 async def test_create_out_of_time() -> None:
-    """In the queue: nothing was sent. Under way: in doubt, and there is no time to look."""
+    """In the queue: nothing was sent. Under way: in doubt, and there is no permit to look."""
     limit = RateLimit(1, per=5.0, margin=0.0)
     async with vendor(now=virtual_now(), gateway_rate_limit=limit) as (sandbox, gateway):
         await gateway.create(**LIMIT)
@@ -431,6 +431,51 @@ async def test_create_out_of_time() -> None:
         with pytest.raises(OutcomeUnknown):
             await gateway.create(**LIMIT, external_id="e", timeout=1)
         assert len(sandbox.requests) == 2
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("limit", [0.5, 1.0, 4.0, 12.0])
+async def test_short_timeouts_leave_time_for_a_look(limit: float) -> None:
+    """A creation that is not answered before the caller's time is over is looked for within that time."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        sandbox.faults.add(faults.hang_after("create"))
+        started = asyncio.get_running_loop().time()
+        order = await gateway.create(**LIMIT, external_id="e", timeout=limit)
+        assert list(sandbox.orders) == [order.id]
+        assert asyncio.get_running_loop().time() - started <= limit
+        sandbox.faults.add(faults.hang_after("create"))
+        with pytest.raises(OutcomeUnknown, match=r"and not answered \(out of time\);"):
+            await gateway.create(**LIMIT, timeout=limit)
+        assert len(sandbox.requests_to("create")) == 2
+
+
+@pytest.mark.virtual_time
+async def test_what_came_in_place_of_an_answer_is_told() -> None:
+    """An unknown creation says whether the vendor was silent, failed, or talked nonsense."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        for fault, said in (
+            (faults.server_error("create"), r"and answered by HTTP 500 50000: Internal error;"),
+            (faults.drop_after("create"), r"and not answered \(closed by the peer\);"),
+            (faults.wrong_types("create"), r"and not answered as its API would \("),
+        ):
+            sandbox.faults.add(fault)
+            with pytest.raises(OutcomeUnknown, match=said):
+                await gateway.create(**LIMIT)
+
+
+@pytest.mark.parametrize(
+    "name", ["amount", "price", "value", "stop_price", "distance", "step_amount"]
+)
+@pytest.mark.parametrize("given", ["1", 0.001, True])
+async def test_amounts_are_exact_numbers(name: str, given: Any) -> None:
+    """Text would be sent as text, and a float not as what it seems: both are refused by name, and nothing is sent."""
+    async with vendor() as (sandbox, gateway):
+        with pytest.raises(UsageError, match=rf"^{name} must be a Decimal or an int, not "):
+            await gateway.create(**(LIMIT | {name: given}))
+        if name in {"price", "amount"}:
+            with pytest.raises(UsageError, match=rf"^{name} must be"):
+                await gateway.update(sandbox.add_order(), **{name: given})
+        assert not sandbox.requests
 
 
 @pytest.mark.virtual_time

@@ -5,10 +5,22 @@ from __future__ import annotations
 import math
 import ssl as tls
 from collections.abc import Iterable
+from decimal import Decimal
+from typing import TypeVar
 
 from tronsave_async.errors import UsageError
 
-__all__ = ["several_texts", "timeout_seconds", "tls_context", "whole_number", "within"]
+__all__ = [
+    "instance",
+    "quantity",
+    "several_texts",
+    "timeout_seconds",
+    "tls_context",
+    "whole_number",
+    "within",
+]
+
+T = TypeVar("T")
 
 
 def timeout_seconds(timeout: object) -> float | None:
@@ -63,6 +75,28 @@ def whole_number(name: str, value: object, *, least: int) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= least:
         return value
     raise UsageError(f"{name} must be a whole number, {least} or more")
+
+
+def quantity(name: str, value: object) -> Decimal | int | None:
+    """An exact number or None: a float is none, and neither is text, which vendors may take for something else.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if value is None or (isinstance(value, Decimal | int) and not isinstance(value, bool)):
+        return value
+    raise UsageError(f"{name} must be a Decimal or an int, not {type(value).__name__}")
+
+
+def instance(name: str, value: T, kind: type[T]) -> T:
+    """A value of its type, where another would only be found out in the middle of an order.
+
+    Raises:
+        UsageError: it is of another.
+    """
+    if isinstance(value, kind):
+        return value
+    raise UsageError(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
 
 
 def several_texts(name: str, values: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ from tronsave_async.arguments import timeout_seconds
 from tronsave_async.backoff import reach_of
 from tronsave_async.coalescing import Delivery, Mailbox
 from tronsave_async.errors import (
+    BadReply,
     GatewayClosed,
     GatewayError,
     OutcomeUnknown,
@@ -96,7 +97,11 @@ class Calls:
         if repeatable is Repeatable.UNLESS_SENT and _in_doubt(exchanges, error):
             sent_at = datetime.fromtimestamp(exchanges[-1].departed_time, UTC)
             raise OutcomeUnknown(
-                self._lifetime.venue, endpoint, sent_at=sent_at, how_to_check=how_to_check
+                self._lifetime.venue,
+                endpoint,
+                sent_at=sent_at,
+                how_to_check=how_to_check,
+                reason=_instead_of_an_answer(error),
             ) from error
         raise error
 
@@ -252,6 +257,18 @@ class Calls:
 
     def _out_of_time(self, endpoint: str, wire: Wire) -> RequestTimeout:
         return RequestTimeout(self._lifetime.venue, endpoint, "out of time", wire=wire)
+
+
+def _instead_of_an_answer(error: Exception) -> str:
+    match error:
+        case VendorError():
+            return f"answered by {error.words}"
+        case BadReply():
+            return f"not answered as its API would ({error.reason})"
+        case RequestFailed():
+            return f"not answered ({error.reason})"
+        case _:
+            return "not answered"
 
 
 def _in_doubt(exchanges: Sequence[Exchange], error: Exception) -> bool:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import anyio
 
 from tronsave_async.admission import Admission, Meter
+from tronsave_async.arguments import instance
 from tronsave_async.backoff import BackOff
 from tronsave_async.calls import Calls
 from tronsave_async.cancels import AT_ONCE, Cancels, Opening, ReadBack
 from tronsave_async.coalescing import Batch, Batcher
 from tronsave_async.lifetime import Lifetime
-from tronsave_async.limiter import Lane
+from tronsave_async.limiter import Lane, RateLimit, RateLimiter
+from tronsave_async.retry import RetryPolicy
 from tronsave_async.tasks import start
 from tronsave_async.telemetry import TelemetryHook, emitter
 
@@ -26,9 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 
     from tronsave_async.exchange import Exchange
-    from tronsave_async.limiter import RateLimiter
     from tronsave_async.orders import OrderRef, OrderSnapshot
-    from tronsave_async.retry import RetryPolicy
     from tronsave_async.settlement import Verdict
 
 __all__ = ["Dispatcher", "Transport"]
@@ -55,6 +55,9 @@ class Dispatcher:
         limiter: a limiter to share, or None for the event loop's own.
         retry: the shared policy.
         telemetry: who listens, or None.
+
+    Raises:
+        UsageError: an argument is of another type.
     """
 
     def __init__(
@@ -67,6 +70,11 @@ class Dispatcher:
         retry: RetryPolicy,
         telemetry: TelemetryHook | None,
     ) -> None:
+        if limiter is not None:
+            instance("limiter", limiter, RateLimiter)
+        instance("retry", retry, RetryPolicy)
+        for meter in meters.values():
+            instance("rate_limit", meter.limit, RateLimit)
         self.venue: Final = venue
         self._emit: Final = emitter(telemetry)
         self.lifetime: Final = Lifetime(venue)

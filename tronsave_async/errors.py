@@ -194,11 +194,16 @@ class VendorError(GatewayError):
         self.text = text
         self.retry_after = retry_after
 
-    def __str__(self) -> str:
+    @property
+    def words(self) -> str:
+        """Status, code, number and text in one line, as far as they were given."""
         code = f" {self.code}" if self.code else ""
         number = f" ({self.number})" if self.number is not None else ""
         text = f": {self.text}" if self.text else ""
-        return f"{self.venue} {self.endpoint}: HTTP {self.status}{code}{number}{text}"
+        return f"HTTP {self.status}{code}{number}{text}"
+
+    def __str__(self) -> str:
+        return f"{self.venue} {self.endpoint}: {self.words}"
 
 
 class AuthenticationRejected(VendorError):
@@ -234,24 +239,34 @@ class VendorFailure(VendorError):
 
 
 class OutcomeUnknown(GatewayError):
-    """A call that must not be repeated may have taken effect, and its answer was never seen.
+    """A call that must not be repeated may have taken effect, and no answer says whether it did.
 
     Attributes:
         venue: the gateway's name.
         endpoint: the vendor's call.
         sent_at: UTC time just before the request could leave.
         how_to_check: what to call to learn what happened.
+        reason: what came in place of an answer; ``__cause__`` is the error.
     """
 
-    def __init__(self, venue: str, endpoint: str, *, sent_at: datetime, how_to_check: str) -> None:
-        super().__init__(venue, endpoint, sent_at, how_to_check)
+    def __init__(
+        self,
+        venue: str,
+        endpoint: str,
+        *,
+        sent_at: datetime,
+        how_to_check: str,
+        reason: str = "not answered",
+    ) -> None:
+        super().__init__(venue, endpoint, sent_at, how_to_check, reason)
         self.venue = venue
         self.endpoint = endpoint
         self.sent_at = sent_at
         self.how_to_check = how_to_check
+        self.reason = reason
 
     def __str__(self) -> str:
         return (
-            f"{self.venue} {self.endpoint}: sent at {self.sent_at.isoformat()} and not answered; it may have "
+            f"{self.venue} {self.endpoint}: sent at {self.sent_at.isoformat()} and {self.reason}; it may have "
             f"taken effect and was not repeated. {self.how_to_check}"
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from tronsave_async.errors import UsageError
 from tronsave_async.outcomes import CancelOutcome, Unknown, Wire
 from tronsave_async.tasks import guarded
 
@@ -199,9 +200,15 @@ class TelemetryHook(Protocol):
 
 def emitter(hook: TelemetryHook | None) -> Callable[[Event], None] | None:
     """What tells a hook, and lets nothing that it raises through; None where nobody listens, so that nothing is built
-    in vain."""
+    in vain.
+
+    Raises:
+        UsageError: the hook cannot be called.
+    """
     if hook is None:
         return None
+    if not callable(hook):
+        raise UsageError(f"telemetry must be callable, not {type(hook).__name__}")
     return lambda event: guarded(hook, event, "telemetry hook")
 
 

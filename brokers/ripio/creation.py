@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Creation"]
 
-_LOOK_BY_EXTERNAL_ID: Final = "Look with order(OrderRef(client_id=<the external_id>))."
 _LOOK_AT_OPEN_ORDERS: Final = (
     "Look with open_orders() and orders(pair) for its side, amount and price; with an external_id the gateway would "
     "have looked by itself."
@@ -53,9 +52,17 @@ class Creation:
         )
         """The caller's own name of the order, or None: then there is nothing to find it by."""
         self.how_to_check: Final = (
-            _LOOK_AT_OPEN_ORDERS if self.order is None else _LOOK_BY_EXTERNAL_ID
+            _LOOK_AT_OPEN_ORDERS
+            if self.order is None
+            else f"Look with order(OrderRef(client_id={self.order.client_id!r}))."
         )
         self._late: asyncio.Future[Order] = asyncio.get_running_loop().create_future()
+
+    def time_to_answer(self, seconds: float | None) -> float | None:
+        """The part of the caller's time in which the vendor may answer: the rest is for a look."""
+        if seconds is None or self.order is None:
+            return seconds
+        return max(seconds - config.LAST_LOOK, seconds / 2)
 
     def read(self, reply: Frame) -> Order:
         """The order that a reply to the creation tells.

@@ -16,7 +16,13 @@ from urllib.parse import quote
 
 from tronsave_async.adapter import Adapter
 from tronsave_async.admission import Meter
-from tronsave_async.arguments import several_texts, timeout_seconds, whole_number
+from tronsave_async.arguments import (
+    instance,
+    quantity,
+    several_texts,
+    timeout_seconds,
+    whole_number,
+)
 from tronsave_async.blot import Blot
 from tronsave_async.coalescing import Batch, Delivery
 from tronsave_async.credentials import Secret
@@ -113,7 +119,8 @@ class RipioGateway(Adapter):
         connect_timeout: float = 5.0,
     ) -> None:
         token, key = Secret.of(api_token), Secret.of(secret)
-        policy = retry or RetryPolicy()
+        policy = RetryPolicy() if retry is None else retry
+        instance("profile", profile, config.Profile)
         signer = Signer(token, key, token_field=token_field)
         self._http = HttpTransport(
             VENUE,
@@ -138,7 +145,7 @@ class RipioGateway(Adapter):
         account = f"{token.account}@{self._http.host}"
         metered = Meter(
             Scope(VENUE, account, "all"),
-            rate_limit or profile.rate_limit,
+            profile.rate_limit if rate_limit is None else rate_limit,
             shared_quota(f"{VENUE} {account}", profile.daily_quota),
         )
         meters = dict.fromkeys((*config.METHODS, *config.PATHS), metered)
@@ -265,8 +272,9 @@ class RipioGateway(Adapter):
 
         Never sent twice once bytes may have left. With an ``external_id``, an order whose reply was lost is looked up
         by it: at once, and again when the vendor's 10 seconds of processing are over, or else shortly before the
-        timeout. A reply that comes late counts as well. Use a fresh ``external_id`` for each order: what the vendor
-        answers to one that was used before is not documented.
+        timeout, whose last second (or half, of a short one) is kept for that. A reply that comes late counts as well.
+        Use a fresh ``external_id`` for each order: what the vendor answers to one that was used before is not
+        documented.
 
         Args:
             pair: such as ``"BTC_BRL"``.
@@ -301,12 +309,12 @@ class RipioGateway(Adapter):
             "pair": pair,
             "side": side,
             "type": type,
-            "amount": amount,
-            "price": price,
-            "value": value,
-            "stop_price": stop_price,
-            "distance": distance,
-            "step_amount": step_amount,
+            "amount": quantity("amount", amount),
+            "price": quantity("price", price),
+            "value": quantity("value", value),
+            "stop_price": quantity("stop_price", stop_price),
+            "distance": quantity("distance", distance),
+            "step_amount": quantity("step_amount", step_amount),
             "external_id": external_id,
             "post_only": post_only,
             "expiration": None if expiration is None else int(expiration.timestamp()),
@@ -322,7 +330,7 @@ class RipioGateway(Adapter):
                 "create",
                 creation.business,
                 creation.read,
-                seconds,
+                creation.time_to_answer(seconds),
                 creation.how_to_check,
                 late=creation.hear_late,
                 departs=None if order is None else partial(self._dispatch.cancels.rename, order),
@@ -367,7 +375,11 @@ class RipioGateway(Adapter):
         if price is None and amount is None:
             raise UsageError("an update changes the price, the amount, or both")
         self._usable(OrderRef(id=order_id))
-        params: dict[str, JsonValue] = {"order_id": order_id, "price": price, "amount": amount}
+        params: dict[str, JsonValue] = {
+            "order_id": order_id,
+            "price": quantity("price", price),
+            "amount": quantity("amount", amount),
+        }
         business = business_json({name: v for name, v in params.items() if v is not None})
         read = partial(verdict.updated, order_id=order_id)
         await self._call("update", business, read, timeout, _LOOK_AT_ORDER)

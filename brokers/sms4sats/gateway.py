@@ -112,13 +112,14 @@ class Sms4SatsGateway(Adapter):
             connect_timeout=connect_timeout,
             discreet=True,
         )
-        meter = Meter(Scope(VENUE, self._http.host, "all"), rate_limit or config.RATE_LIMIT)
+        limit = config.RATE_LIMIT if rate_limit is None else rate_limit
+        meter = Meter(Scope(VENUE, self._http.host, "all"), limit)
         dispatcher = Dispatcher(
             VENUE,
             meters=dict.fromkeys(config.PATHS, meter),
             transports=(self._http,),
             limiter=limiter,
-            retry=retry or RetryPolicy(),
+            retry=RetryPolicy() if retry is None else retry,
             telemetry=telemetry,
         )
         super().__init__(dispatcher)

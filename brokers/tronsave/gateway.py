@@ -110,7 +110,7 @@ class TronSaveGateway(Adapter):
             connect_timeout=connect_timeout,
         )
         account = f"{key.account}@{self._http.host}"
-        limit = rate_limit or config.RATE_LIMIT
+        limit = config.RATE_LIMIT if rate_limit is None else rate_limit
         dispatcher = Dispatcher(
             VENUE,
             meters={
@@ -119,7 +119,7 @@ class TronSaveGateway(Adapter):
             },
             transports=(self._http,),
             limiter=limiter,
-            retry=retry or RetryPolicy(),
+            retry=RetryPolicy() if retry is None else retry,
             telemetry=telemetry,
         )
         super().__init__(dispatcher)
