@@ -243,6 +243,22 @@ def test_a_fault_befalls_as_many_requests_as_it_says() -> None:
     assert len(script) == 0
 
 
+def test_a_fault_that_would_never_happen_is_refused() -> None:
+    """A word that is no endpoint's is a slip of the pen, and a test with it would prove nothing."""
+    script = FaultScript(["cancel", "order"])
+    for slip in (drop_after("cancle"), drop_after("Cancel"), drop_after("")):
+        with pytest.raises(
+            ValueError, match=r"^no endpoint is called '.*'; there are cancel, order$"
+        ):
+            script.add(drop_after("cancel"), slip)
+        with pytest.raises(ValueError, match=r"^no endpoint is called"):
+            script.chaos([drop_after("cancel"), slip], rate=1, seed=0)
+    assert not script
+    assert script.take("cancel") is None
+    script.add(drop_after("cancel"), drop_after())
+    assert len(script) == 2
+
+
 def test_clear_forgets_everything() -> None:
     """After `clear` neither a scripted fault nor chaos strikes."""
     script = FaultScript()

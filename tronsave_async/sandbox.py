@@ -408,10 +408,15 @@ class FaultScript:
     The faults to come.
 
     Scripted faults are taken first in, first out: a request takes the oldest one that waits for its
-    endpoint. When none waits, `chaos` may strike.
+    endpoint. When none waits, `chaos` may strike. A script is empty once all of it has happened:
+    ``assert not sandbox.faults`` at the end of a test.
+
+    Args:
+        endpoints: The vendor's words for its endpoints; None lets any word pass.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, endpoints: Iterable[str] | None = None) -> None:
+        self._endpoints = None if endpoints is None else frozenset(endpoints)
         # [fault, how many requests it is still to befall], in the order they were added.
         self._waiting: list[tuple[Fault, int]] = []
         self._chaos: tuple[Fault, ...] = ()
@@ -423,7 +428,13 @@ class FaultScript:
         return sum(left for _, left in self._waiting)
 
     def add(self, *faults: Fault) -> None:
-        """Append faults to the script."""
+        """
+        Append faults to the script.
+
+        Raises:
+            ValueError: If the vendor has no such endpoint: the fault would never happen.
+        """
+        self._check(faults)
         self._waiting += [(fault, fault.times) for fault in faults]
 
     def clear(self) -> None:
@@ -441,11 +452,13 @@ class FaultScript:
             seed: Of the random numbers.
 
         Raises:
-            ValueError: If `rate` is not a probability.
+            ValueError: If `rate` is not a probability, or the vendor has no such endpoint.
         """
         if not 0 <= rate <= 1:
             raise ValueError("rate is a probability: 0 to 1")
-        self._chaos, self._rate, self._random = tuple(faults), rate, random.Random(seed)
+        chaos = tuple(faults)
+        self._check(chaos)
+        self._chaos, self._rate, self._random = chaos, rate, random.Random(seed)
 
     def take(self, endpoint: str, *, socket: bool = False) -> Fault | None:
         """
@@ -464,6 +477,12 @@ class FaultScript:
                     del self._waiting[index]
                 return fault
         return self._strike(endpoint, socket)
+
+    def _check(self, faults: Sequence[Fault]) -> None:
+        for fault in faults:
+            if self._endpoints is not None and fault.endpoint not in {None, *self._endpoints}:
+                words = ", ".join(sorted(self._endpoints))
+                raise ValueError(f"no endpoint is called {fault.endpoint!r}; there are {words}")
 
     def _strike(self, endpoint: str, socket: bool) -> Fault | None:
         if not self._chaos or self._random.random() >= self._rate:

@@ -120,6 +120,9 @@ ENDPOINTS: Mapping[tuple[str, str], str] = MappingProxyType(
 )
 """The word for each method and path by HTTP, without prefix; two with an id in them are left out."""
 
+WORDS = frozenset({*SOCKET_METHODS.values(), *ENDPOINTS.values(), "order", "order_by_external_id"})
+"""The words for all endpoints, over the socket and by HTTP."""
+
 PREFIXES = ("/trade", "/v4")
 BY_EXTERNAL_ID = "/orders/by-external-id/"
 BY_ID = "/orders/"
@@ -891,7 +894,7 @@ class RipioSandbox(Simulator):
     ) -> None:
         self.api_token = api_token
         self.secret = secret
-        self.faults = FaultScript()
+        self.faults = FaultScript(WORDS)
         self.rules = rules or RipioRules()
         self.clock_offset = 0.0
         self.blocked = False

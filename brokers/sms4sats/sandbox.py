@@ -902,7 +902,7 @@ class Sms4SatsSandbox(Simulator):
         keepalive: float = 75.0,
     ) -> None:
         self.api_key = api_key
-        self.faults = FaultScript()
+        self.faults = FaultScript(ENDPOINTS)
         self.prices = prices
         self.clock_offset = 0.0
         self.rejections = 0

@@ -765,7 +765,7 @@ class TronSaveSandbox(Simulator):
         keepalive: float = 75.0,
     ) -> None:
         self.api_key = api_key
-        self.faults = FaultScript()
+        self.faults = FaultScript(ENDPOINTS)
         self.price = price
         self.capacity = capacity
         self.rules = rules or TronSaveRules()

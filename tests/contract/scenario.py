@@ -24,11 +24,13 @@ ELSEWHERE: Final = os.environ.get("CONTRACT_STAGES", "").split()
 
 
 def _stages() -> list[type[Stage]]:
-    """The ``STAGE`` of every module of this folder that has one, by name of the file, and of those of others."""
+    """The ``STAGE`` of every module of this folder that has one, by name of the file, and of those of others, which
+    take the place of one for the same venue."""
     files = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
     names = [f"{__package__}.{name}" for name in files if _may_be_a_stage(name)]
     modules = [import_module(name) for name in [*names, *ELSEWHERE]]
-    return [module.STAGE for module in modules if hasattr(module, "STAGE")]
+    stages = [module.STAGE for module in modules if hasattr(module, "STAGE")]
+    return list({stage.venue: stage for stage in stages}.values())
 
 
 def _may_be_a_stage(name: str) -> bool:

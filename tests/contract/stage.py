@@ -139,11 +139,13 @@ class Stage(Protocol):
 
     def fill_partly(self, order_id: str) -> None:
         """Fill an open order in part (`Ability.PARTIAL_FILLS`)."""
-        raise AssertionError(self.lacks[Ability.PARTIAL_FILLS])
+        raise AssertionError(
+            "override `fill_partly`, or say in `lacks` why there are no PARTIAL_FILLS"
+        )
 
     def expire(self, order_id: str) -> None:
         """End an open order as the vendor does by itself (`Ability.EXPIRY`)."""
-        raise AssertionError(self.lacks[Ability.EXPIRY])
+        raise AssertionError("override `expire`, or say in `lacks` why there is no EXPIRY")
 
     def refusal(self, order_id: str) -> Fault:
         """The next cancel, of this order, is declined: the order stays as it is."""

@@ -77,7 +77,9 @@ def test_what_is_not_played_is_known() -> None:
         assert reason
         found.setdefault(venue, set()).add(name)
     strangers = {stage.venue for stage in STAGES if stage.__module__ in ELSEWHERE}
-    assert {venue: names for venue, names in found.items() if venue not in strangers} == NOT_PLAYED
+    for stranger in strangers:
+        found.pop(stranger, None)
+    assert found == {venue: names for venue, names in NOT_PLAYED.items() if venue not in strangers}
 
 
 @pytest.mark.parametrize("ability", Ability, ids=lambda ability: ability.name)
