@@ -15,7 +15,15 @@ from brokers.sms4sats import Sms4SatsGateway
 from brokers.sms4sats.sandbox import Sms4SatsSandbox
 from brokers.tronsave import TronSaveGateway
 from brokers.tronsave.sandbox import TronSaveSandbox
-from tronsave_async import AlreadyClosed, Canceled, OrderState, RateLimit
+from tronsave_async import (
+    AlreadyClosed,
+    Canceled,
+    NotSent,
+    OrderState,
+    RateLimit,
+    RetryPolicy,
+    Unknown,
+)
 from tronsave_async.sandbox import drop_after, server_error
 
 README = Path(__file__).parent.parent / "README.md"
@@ -76,8 +84,23 @@ async def test_service_and_bot(monkeypatch: pytest.MonkeyPatch) -> None:
         application: dict[str, Any] = {}
         async with readme["lifespan"](application):
             left = await readme["stop"](application["gateway"], [order_id])
-        assert left in ({}, {order_id: left.get(order_id)})
-        assert left[order_id].state is OrderState.CANCELED
+    [(outcome, snapshot)] = left
+    assert isinstance(outcome, Unknown)
+    assert snapshot.state is OrderState.CANCELED
+
+
+async def test_stop_out_of_reach() -> None:
+    """A stop tells every order that nobody proved dead, also where the vendor cannot be reached."""
+    readme = blocks()
+    async with TronSaveSandbox(window=0.02) as sandbox:
+        order_id = sandbox.add_order()
+    limit, retry = RateLimit(1, per=0.02, margin=0.02), RetryPolicy(base=0.001)
+    async with TronSaveGateway(
+        sandbox.api_key, base_url=sandbox.url, rate_limit=limit, retry=retry
+    ) as gateway:
+        [(outcome, snapshot)] = await readme["stop"](gateway, [order_id])
+    assert isinstance(outcome, NotSent)
+    assert snapshot is None
 
 
 async def test_number() -> None:
@@ -111,5 +134,7 @@ async def test_exchange() -> None:
 
 @pytest.mark.virtual_time
 async def test_test_of_a_bot() -> None:
-    """The example of a bot's own test passes."""
-    await blocks()["test_bot_survives_a_lost_reply"]()
+    """The examples of a bot's own tests pass."""
+    readme = blocks()
+    await readme["test_bot_survives_a_lost_reply"]()
+    await readme["test_bot_sees_a_fill"]()

@@ -6,11 +6,20 @@ account, money or a network.
     from tronsave_async.sandbox import drop_after
 
     async def test_my_bot_survives_a_lost_reply() -> None:
-        async with RipioSandbox(window=0.01) as sandbox:
+        async with RipioSandbox(requests_per_window=100, window=0.1) as sandbox:
             order_id = sandbox.add_order(amount="0.5")
             sandbox.faults.add(drop_after("cancel"))
-            await my_bot_cancels(order_id, sandbox.ws_url, sandbox.rest_url, TOKEN, SECRET)
+            async with RipioGateway(
+                sandbox.api_token,
+                sandbox.secret,
+                ws_url=sandbox.ws_url,
+                rest_url=sandbox.rest_url,
+                rate_limit=RateLimit(100, per=0.1),
+            ) as gateway:
+                await my_bot_cancels(gateway, order_id)
             assert sandbox.orders[order_id].state is OrderState.CANCELED
+
+The limit is the sandbox's and the gateway's: a test need not take as long as the vendor's does.
 
 `sandbox.orders` is the vendor's own truth, `sandbox.requests` what it saw, `sandbox.faults` what is
 to go wrong, `RipioRules` what the documentation leaves open. `sandbox.clock_offset` makes the

@@ -979,7 +979,10 @@ class Sms4SatsSandbox(Simulator):
         return self._wall_clock() + timedelta(seconds=self.clock_offset)
 
     def advance(self, seconds: float) -> None:
-        """Move the vendor's clock on."""
+        """
+        Move the vendor's clock on. A gateway goes by its own, and holds the cancel of a young order
+        back as before: give it ``OrderRef(id=..., created_at=...)``, or ``early="send"``.
+        """
         self.clock_offset += seconds
 
     def add_order(

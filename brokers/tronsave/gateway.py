@@ -56,8 +56,10 @@ class TronSaveGateway(Adapter):
     of tasks of one event loop.
 
     What is particular about TronSave's outcomes (page: cancel-order): ``Canceled.executed`` is zero where the reply
-    proves the cancel, as only orders that are not matched can be canceled; ``Refused`` means that the vendor said no
-    and tracking says that the order still waits. N orders take N / ``max_ids`` requests.
+    proves the cancel, as only orders that are not matched can be canceled, and hardly ever told of other orders;
+    ``Refused`` means that the vendor said no and tracking says that the order still waits. The reason that the vendor
+    gives for an order is undocumented text, which proves nothing: an order that it calls unknown there, and that
+    neither tracking nor the history mentions, is ``Unknown``. N orders take N / ``max_ids`` requests.
 
     Args:
         api_key: the API key of the prefunded internal account (page: authentication).
