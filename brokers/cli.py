@@ -6,7 +6,6 @@ message, and an impatient Ctrl-C finds `main` ready for it.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from contextlib import contextmanager
@@ -42,7 +41,9 @@ def main() -> int:
     except* KeyboardInterrupt:
         code = _complain("interrupted", 128 + signal.SIGINT)
     except* BrokenPipeError:
-        code = _hang_up()
+        from .cli_orders import abandon_output
+
+        abandon_output()
     return code
 
 
@@ -74,12 +75,6 @@ def _run() -> int:
 def _complain(text: str, code: int) -> int:
     print(f"{NAME}: {text}", file=sys.stderr)
     return code
-
-
-def _hang_up() -> int:
-    """Whoever read the output has gone: the interpreter's last flush must not complain about it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return FAILED
 
 
 # --- the commands ---------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .commands import Answer, Served
 
-__all__ = ["EXIT_CODES", "CommandFailed", "Perform", "order_commands"]
+__all__ = ["EXIT_CODES", "CommandFailed", "Perform", "abandon_output", "order_commands"]
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Perform(Protocol):
 FAILED: Final = 1
 USAGE: Final = 2
 
-OPTIONS: Final = ("base_url", "early", "rest_url", "token_field", "ws_url")
+OPTIONS: Final = ("base_url", "early", "profile", "rest_url", "token_field", "ws_url")
 """What a gateway can be told on the command line. Nothing among it is secret."""
 
 EXIT_CODES: Final = """\
@@ -72,7 +72,8 @@ CANCEL_HELP: Final = f"""\
 Cancel orders, and say what became of each of them.
 
 One line for each order is written as soon as its outcome is known: the order, the outcome, details.
-"canceled" and "already ..." are proved by the vendor; "unknown" means look before you act.
+"canceled" and "already ..." are proved by the vendor; "unknown" means look before you act. Orders
+are canceled also if the lines cannot be written any more; then the error output says how it ended.
 
 {COMMON_HELP}"""
 
@@ -149,6 +150,8 @@ def _settings(
                 "come from the environment, or from a prompt."
             )
             raise click.BadParameter(text, context, parameter)
+    if settings.get("profile", "basic") not in {"approved", "basic"}:
+        raise click.BadParameter("a profile is basic or approved.", context, parameter)
     return settings
 
 
@@ -179,18 +182,24 @@ def _content_of(path: str) -> bytes:
     return sys.stdin.buffer.read()
 
 
+def abandon_output() -> None:
+    """Whoever read the output has gone: the interpreter's last flush must not complain about it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def order_commands(perform: Perform) -> list[click.Command]:
     """The commands, run by ``perform``."""
 
     def cancel(**typed: Any) -> int:
         from .commands import cancel
 
-        return _act(cancel, perform, **typed)
+        # Orders that nobody hears of any more are to be canceled all the same.
+        return _act(cancel, perform, unheard=True, **typed)
 
     def status(**typed: Any) -> int:
         from .commands import status
 
-        return _act(status, perform, **typed)
+        return _act(status, perform, unheard=False, **typed)
 
     def sandbox(**typed: Any) -> int:
         return _sandbox(perform, **typed)
@@ -274,6 +283,7 @@ def _act(
     act: Callable[..., Coroutine[Any, Any, int]],
     perform: Perform,
     *,
+    unheard: bool,
     vendor: str,
     ids: Sequence[str],
     file: Sequence[str],
@@ -282,6 +292,7 @@ def _act(
     as_json: bool,
     options: Mapping[str, str],
 ) -> int:
+    """``unheard``: the work goes on where its lines cannot be written any more."""
     from tronsave_async import CredentialsMissing, GatewayError, UsageError
 
     from .commands import DISCREET, REJECTIONS, refs_of
@@ -292,7 +303,7 @@ def _act(
     except UsageError as error:
         raise click.UsageError(f"{error}.", click.get_current_context()) from None
     limit = None if math.isinf(timeout) else timeout
-    journal = _Journal(orders, as_json=as_json)
+    journal = _Journal(orders, as_json=as_json, unheard=unheard)
     try:
         ended = perform(journal.follow(gateway, act, limit))
     except GatewayError as error:
@@ -302,10 +313,14 @@ def _act(
         raise
     except OSError as error:
         raise CommandFailed(f"cannot write: {error.strerror}") from None
+    known = f"{journal.closed} of {len(orders)} orders are proved closed"
     if isinstance(ended, signal.Signals):
         word = "interrupted" if ended is signal.SIGINT else "terminated"
-        known = f"{journal.closed} of {len(orders)} orders are proved closed"
         raise CommandFailed(f"{word}: {known}", 128 + ended)
+    if (failure := journal.failure) is not None:
+        if isinstance(failure, BrokenPipeError):
+            abandon_output()
+        raise CommandFailed(f"cannot write: {failure.strerror}; {known}", ended or FAILED)
     return ended
 
 
@@ -313,10 +328,15 @@ def _open(vendor: str, options: Mapping[str, str]) -> OrderGateway:
     """The vendor's gateway; on a terminal its credentials are asked for where the environment has none."""
     from tronsave_async import CredentialsMissing, open_gateway
 
+    given: dict[str, Any] = dict(options)
+    if "profile" in given:
+        from .ripio import APPROVED, BASIC
+
+        given["profile"] = APPROVED if given["profile"] == "approved" else BASIC
     asked: set[str] = set()
     while True:
         try:
-            return open_gateway(vendor, **options)
+            return open_gateway(vendor, **given)
         except CredentialsMissing as missing:
             if missing.variable in asked or not _is_interactive():
                 raise CommandFailed(str(missing), USAGE) from None
@@ -355,25 +375,28 @@ def _ask(missing: CredentialsMissing) -> str:
 
 
 class _Journal:
-    """Writes one line for each order as soon as it is known, and ends the work if nobody can read it.
+    """Writes one line for each order as soon as it is known.
 
     Args:
         orders: all of them.
         as_json: whether the lines are JSON.
+        unheard: the work goes on where they cannot be written any more; else it ends.
     """
 
-    def __init__(self, orders: Sequence[OrderRef], *, as_json: bool) -> None:
+    def __init__(self, orders: Sequence[OrderRef], *, as_json: bool, unheard: bool) -> None:
         from .commands import CLOSED, encode, exit_code
 
         self.closed = 0
         """Orders that are proved closed."""
+        self.failure: OSError | None = None
+        """Why lines cannot be written any more."""
+        self._unheard = unheard
         self._orders = orders
         self._is_closed: Callable[[Answer], bool] = lambda answer: exit_code([answer]) == CLOSED
         self._meter = _Meter(len(orders))
         self._line: Callable[[Answer], str | bytes] = (
             (lambda answer: f"{encode(answer)}\n".encode()) if as_json else _Columns(orders).line
         )
-        self._failure: OSError | None = None
         self._stop: Callable[[], object] = lambda: None
 
     async def follow(
@@ -386,7 +409,7 @@ class _Journal:
 
         Raises:
             GatewayError: as the work does.
-            OSError: a line could not be written.
+            OSError: a line could not be written, and the work has ended for it.
         """
         import asyncio
 
@@ -400,19 +423,20 @@ class _Journal:
         finally:
             ticking.cancel()
             self._meter.clear()
-            if self._failure is not None:
-                raise self._failure
+            if self.failure is not None and not self._unheard:
+                raise self.failure
 
     def _tell(self, answer: Answer) -> None:
         self.closed += self._is_closed(answer)
-        if self._failure is not None:
+        if self.failure is not None:
             return
         self._meter.clear()
         try:
             click.echo(self._line(answer), nl=False, color=True)
         except OSError as error:
-            self._failure = error
-            self._stop()
+            self.failure = error
+            if not self._unheard:
+                self._stop()
         self._meter.done += 1
 
 

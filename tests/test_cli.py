@@ -29,6 +29,7 @@ from brokers.demo_ripio import RipioStage
 from brokers.demo_tronsave import TronSaveStage
 from brokers.ripio.sandbox import RipioSandbox
 from brokers.sms4sats.sandbox import Sms4SatsSandbox
+from brokers.tronsave.sandbox import OrderState as BookState
 from brokers.tronsave.sandbox import TronSaveSandbox
 from support.canary import CANARY
 from tronsave_async import (
@@ -598,7 +599,9 @@ def test_an_address_that_is_not_the_vendors(tronsave: TronSaveSandbox, typed: Ty
         (["tronsave", "a", "-o", CANARY], "Credentials are never arguments"),
         (["tronsave", "a", "-o", f"{CANARY}="], "Credentials are never arguments"),
         (["tronsave", "a", f"--api-key={CANARY}"], "No such option"),
-        (["tronsave", "a", "-o", "request_timeout=3"], "what can be set is base_url, early, rest"),
+        (["tronsave", "a", "-o", "request_timeout=3"], "what can be set is base_url, early, pro"),
+        (["ripio", "a", "-o", "profile=pro"], "a profile is basic or approved."),
+        (["tronsave", "a", "-o", "profile=approved"], "the tronsave gateway has no option profile"),
     ],
 )
 def test_wrong_usage_is_explained(arguments: list[str], reason: str, typed: Typed) -> None:
@@ -656,11 +659,36 @@ def test_a_type_error_of_a_gateway_is_not_hidden(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE])
-def test_a_line_that_cannot_be_written_ends_the_work(
+def test_orders_are_canceled_also_where_nobody_hears_of_it(
     number: int, tronsave: TronSaveSandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A full disk is told, a reader that has gone is not; the rest of the orders is left alone: 1."""
-    tronsave.faults.add(hang_before("track", times=9))
+    """The lines go nowhere; how it ended is in the complaint, and in the exit code unless all are closed: then 1."""
+
+    def echo(text: object, *, err: bool = False, **_: object) -> None:
+        assert not err
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(click, "echo", echo)
+    complaints = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", complaints)
+    for strangers, exit_code in (([], 1), (["f" * 24], 4)):
+        opened = [tronsave.add_order() for _ in range(3)]
+        with (tmp_path / "out").open("w", encoding="utf-8") as stream:
+            monkeypatch.setattr(sys, "stdout", stream)
+            arguments = [*opened, *strangers, *at(tronsave), "--timeout", "5"]
+            assert call(monkeypatch, "cancel", "tronsave", *arguments) == exit_code
+        assert {tronsave.orders[order].state for order in opened} == {BookState.CANCELED}
+        many = len(opened) + len(strangers)
+        told = f"cannot write: {os.strerror(number)}; 3 of {many} orders are proved closed\n"
+        assert complaints.getvalue().endswith(told)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE])
+def test_a_line_that_cannot_be_written_ends_the_reading(
+    number: int, tronsave: TronSaveSandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A full disk is told, a reader that has gone is not; the rest of the orders is not read: 1."""
+    tronsave.faults.add(hang_before("history", times=9))
     told: list[str] = []
     real = click.echo
 
@@ -673,11 +701,9 @@ def test_a_line_that_cannot_be_written_ends_the_work(
     monkeypatch.setattr(click, "echo", echo)
     with (tmp_path / "out").open("w", encoding="utf-8") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
-        filled = tronsave.add_order()
-        tronsave.match(filled)  # to be read back: that hangs
-        arguments = [tronsave.add_order(), filled, *at(tronsave), "--timeout", "5"]
+        arguments = [tronsave.add_order(), "f" * 24, *at(tronsave), "--timeout", "5"]
         started = time.monotonic()
-        code = call(monkeypatch, "cancel", "tronsave", *arguments)
+        code = call(monkeypatch, "status", "tronsave", *arguments)
     assert code == 1
     assert told == []
     assert time.monotonic() - started < 4
@@ -696,7 +722,8 @@ def test_a_full_disk(
         monkeypatch.undo()
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     assert code == 1
-    assert capsys.readouterr().err == f"tronsave-async: cannot write: {os.strerror(errno.ENOSPC)}\n"
+    complaint = f"cannot write: {os.strerror(errno.ENOSPC)}; 1 of 1 orders are proved closed"
+    assert capsys.readouterr().err == f"tronsave-async: {complaint}\n"
 
 
 # --- signals --------------------------------------------------------------------------------------
@@ -788,7 +815,7 @@ def test_credentials_are_asked_for_on_a_terminal(
     monkeypatch.delenv("RIPIO_API_TOKEN")
     monkeypatch.delenv("RIPIO_SECRET")
     order = portal.call(ripio.add_order)
-    code, _, _ = typed("cancel", "ripio", order, *at_ripio(ripio))
+    code, _, _ = typed("cancel", "ripio", order, *at_ripio(ripio), "-o", "profile=approved")
     assert code == 0
     assert asked == ["RIPIO_API_TOKEN (not shown): ", "RIPIO_SECRET (not shown): "]
     assert os.environ["RIPIO_SECRET"] == CANARY

@@ -152,7 +152,7 @@ LEVELS = {
     "connected": logging.DEBUG,
     "disconnected": logging.INFO,
     "stray": logging.INFO,
-    "outcome": logging.DEBUG,
+    "outcome": logging.INFO,
 }
 
 
@@ -170,7 +170,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, int, str]]:
     ("event", "level"),
     [
         *((EVENTS[tag], level) for tag, level in LEVELS.items()),
-        *((event, logging.DEBUG) for event in OUTCOMES),
+        *((event, logging.INFO) for event in OUTCOMES),
         (reached(Unknown), logging.WARNING),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from tronsave_async.errors import UsageError
 from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
@@ -57,8 +57,7 @@ class Adapter(abc.ABC):
         on_outcome: Callable[[CancelOutcome], object] | None = None,
     ) -> list[CancelOutcome]:
         """Cancel many orders; see `OrderGateway.cancel_many`."""
-        if isinstance(orders, str | bytes) or not isinstance(orders, Iterable):
-            raise UsageError("cancel_many takes several orders; cancel takes one")
+        _check_several(orders)
         refs = [self._ref(order) for order in orders]
         del orders
         cancels = self._dispatch.cancels
@@ -101,4 +100,15 @@ class Adapter(abc.ABC):
             return OrderRef(id=order)
         if isinstance(order, OrderRef):
             return order
-        raise UsageError(f"an order is an OrderRef or text, not {type(order).__name__}")
+        raise UsageError(_NO_NAME.format(type(order).__name__))
+
+
+_NO_NAME: Final = "an order is named by an OrderRef, or by its id as text, not by {}"
+
+
+def _check_several(orders: object) -> None:
+    if isinstance(orders, str | bytes | OrderRef):
+        raise UsageError("cancel_many takes several orders; cancel takes one")
+    if not isinstance(orders, Iterable):
+        kind = type(orders).__name__
+        raise UsageError(f"cancel_many takes orders in a list or another iterable, not {kind}")

@@ -213,8 +213,8 @@ def emitter(hook: TelemetryHook | None) -> Callable[[Event], None] | None:
 
 
 class LoggingHook:
-    """Writes every event to a logger: `Unknown` outcomes and penalties as warnings; retries, lost requests, lost
-    connections and stray messages as information; the rest as debug lines.
+    """Writes every event to a logger: `Unknown` outcomes and penalties as warnings; other outcomes, retries, lost
+    requests, lost connections and stray messages as information; the rest as debug lines.
 
     Args:
         logger: where to; by default the logger ``tronsave_async``.
@@ -233,7 +233,7 @@ def _level(event: Event) -> int:
     match event:
         case Penalized() | OutcomeReached(outcome=Unknown()):
             return logging.WARNING
-        case Retried() | Lost() | Disconnected() | Stray():
+        case OutcomeReached() | Retried() | Lost() | Disconnected() | Stray():
             return logging.INFO
         case _:
             return logging.DEBUG

@@ -21,6 +21,8 @@ from .scenario import scenario
 from .stage import UNMETERED
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tronsave_async import OrderGateway
 
     from .stage import Stage
@@ -79,6 +81,11 @@ async def test_closing_that_is_canceled(kind: type[Stage]) -> None:
             await play.gateway.cancel("order")
 
 
+async def aiter_of(order: str) -> AsyncIterator[str]:
+    """Yield one order."""
+    yield order
+
+
 @scenario()
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), "5", True])
 async def test_wrong_usage(kind: type[Stage], timeout: object) -> None:
@@ -92,8 +99,11 @@ async def test_wrong_usage(kind: type[Stage], timeout: object) -> None:
                 await play.gateway.get_order(wrong)  # type: ignore[arg-type]
         with pytest.raises(UsageError):
             await play.gateway.cancel(order, timeout=timeout)  # type: ignore[arg-type]
-        with pytest.raises(UsageError):
-            await play.gateway.cancel_many(order)
+        for one in (order, OrderRef(id=order)):
+            with pytest.raises(UsageError, match="takes several orders; cancel takes one"):
+                await play.gateway.cancel_many(one)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="a list or another iterable, not async_generator"):
+            await play.gateway.cancel_many(one async for one in aiter_of(order))  # type: ignore[arg-type]
         await asyncio.sleep(0.005)
         assert play.arrived(order) == 0
 
