@@ -342,7 +342,8 @@ async def test_equal_keys_share_one_slot(room: Room) -> None:
 
 @pytest.mark.parametrize("departed", [False, True])
 async def test_a_newcomer_shares_the_cancel_under_way(room: Room, departed: bool) -> None:
-    """With ``join_departed`` a key whose request is under way is not sent again."""
+    """With ``join_departed`` a key whose request is under way is not sent again; the newcomer learns whether it had
+    left before."""
     (early,) = room.want("a")
     await turns()
     request = await room.sent(departed=departed)
@@ -354,7 +355,26 @@ async def test_a_newcomer_shares_the_cancel_under_way(room: Room, departed: bool
     request.reply.set_result(echo("a"))
     await turns()
     assert (early.value, late.value) == ("a!", "a!")
+    assert (early.delivery.joined, late.delivery.joined) == (False, departed)
     assert len(room.requests) == 1
+
+
+async def test_what_was_divided_is_sent_after_the_newcomer_came(room: Room) -> None:
+    """Whoever joined a request that was divided gets the answer to another, which left after it came."""
+    room.want("a", "b")
+    await turns()
+    request = await room.sent(departed=True)
+    (late,) = room.want("a")
+    request.reply.set_exception(Divide())
+    await turns()
+    again = await room.sent(departed=True)
+    again.reply.set_result(echo("a"))
+    await turns()
+    other = await room.sent(departed=True)
+    other.reply.set_result(echo("b"))
+    await turns()
+    assert late.value == "a!"
+    assert (late.delivery.joined, late.delivery.divided) == (False, 1)
 
 
 @pytest.mark.parametrize("departed", [False, True])

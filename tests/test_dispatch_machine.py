@@ -327,11 +327,9 @@ class Disasters(RuleBasedStateMachine):
         if self.policy.has_socket and name in KNOWN and not self.judge.open_errands(name):
             self.vendor.place(name)
             self.judge.replaces(name)
-            for told in (
-                self._desk.dispatcher.cancels.rename,
-                self._desk.dispatcher.cancels.renamed,
-            ):
-                self._run(partial(told, OrderRef(id=name)))
+            cancels, order = self._desk.dispatcher.cancels, OrderRef(id=name)
+            self._run(partial(cancels.rename, order, 1.0))
+            self._run(partial(cancels.renamed, order))
 
     def ask_about_the_next_of_a_name(self, name: str) -> None:
         """The reply about an old order comes when a cancel of the new one of its name is in doubt."""

@@ -13,7 +13,7 @@ import pytest
 
 from brokers.ripio import RipioGateway, config
 from brokers.ripio.sandbox import Generation, OrderState, RipioSandbox
-from support.ripio import PROMPT, strict, vendor, virtual_now
+from support.ripio import PROMPT, lie, strict, vendor, virtual_now
 from tronsave_async import (
     BadReply,
     BusinessRefusal,
@@ -21,6 +21,7 @@ from tronsave_async import (
     CredentialsMissing,
     GatewayClosed,
     InvalidRequest,
+    NotFound,
     OrderNotFound,
     OrderRef,
     OutcomeUnknown,
@@ -323,6 +324,151 @@ async def test_a_cancel_does_not_join_one_that_left_before_its_order_existed() -
         await first
         assert len(sandbox.requests_to("cancel")) == 2
         assert outcome.closed == (sandbox.orders[order.id].state is OrderState.CANCELED)
+
+
+# -- cancels of orders that are being created ---------------------------------------------------------------------
+
+NAMED = OrderRef(client_id="e")
+
+
+def refused(status: int, code: int, message: str) -> bytes:
+    """The vendor's refusal, as a frame without its id."""
+    error = {"error_code": code, "message": message}
+    return msgspec.json.encode({"status": status, "result": None, "error": error})
+
+
+GONE = refused(404, 40401, "Order not found.")
+
+
+async def forsaken(gateway: RipioGateway, how: str) -> None:
+    """Create an order that the vendor does not answer for, and do not wait for it."""
+    if how == "timeout":
+        with pytest.raises(OutcomeUnknown):
+            await gateway.create(**LIMIT, external_id="e", timeout=0.5)
+        return
+    creating = asyncio.create_task(gateway.create(**LIMIT, external_id="e"))
+    await asyncio.sleep(0.5)
+    if how == "canceled":
+        creating.cancel()
+        await asyncio.wait([creating])
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("how", ["timeout", "canceled"])
+@pytest.mark.parametrize("slow", [1.0, 9.0])
+async def test_an_order_that_is_not_there_yet(how: str, slow: float) -> None:
+    """The vendor takes its time for the creation, and knows no such order meanwhile: it is canceled once it is
+    there."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        sandbox.faults.add(faults.hang_before("create"))
+        asyncio.get_running_loop().call_later(
+            slow, lambda: sandbox.add_order(external_id="e", amount="0.001", price="100000")
+        )
+        await forsaken(gateway, how)
+        outcome = await gateway.cancel(NAMED, timeout=60)
+        assert isinstance(outcome, Canceled)
+        assert lie(sandbox, outcome) is None
+        assert outcome.elapsed < config.CREATION_TIME + 0.1
+
+
+@pytest.mark.virtual_time
+async def test_an_order_that_is_created_while_its_cancel_waits() -> None:
+    """The reply to the creation wakes the cancel up: it does not wait for the longest time."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        sandbox.faults.add(
+            faults.late("create", delay=3.0), faults.replaced("cancel", status=200, body=GONE)
+        )
+        creating = asyncio.create_task(gateway.create(**LIMIT, external_id="e"))
+        await asyncio.sleep(0.1)
+        [one, several] = await asyncio.gather(
+            gateway.cancel(NAMED, timeout=60), gateway.cancel_many([NAMED, NAMED], timeout=60)
+        )
+        order = await creating
+        for outcome in (one, *several):
+            assert isinstance(outcome, Canceled)
+            assert 2.8 < outcome.elapsed < 3.1
+        assert sandbox.orders[order.id].state is OrderState.CANCELED
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("how", ["timeout", "canceled"])
+async def test_an_order_that_is_never_there(how: str) -> None:
+    """Once the creation can take effect no more, the vendor's word is believed; before that nothing is known."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        sandbox.faults.add(faults.hang_before("create"))
+        await forsaken(gateway, how)
+        outcome = await gateway.cancel(NAMED, timeout=5)
+        assert isinstance(outcome, Unknown)
+        assert outcome.message == "Order not found."
+        outcome = await gateway.cancel(NAMED, timeout=60)
+        assert isinstance(outcome, NotFound)
+        assert outcome.elapsed < config.CREATION_TIME
+        outcome = await gateway.cancel(NAMED, timeout=60)
+        assert isinstance(outcome, NotFound)
+        assert outcome.elapsed < 0.1
+
+
+@pytest.mark.virtual_time
+async def test_a_refused_creation_makes_no_cancel_wait() -> None:
+    """Nothing will come of it; but an earlier one of the name that is in doubt may still take effect."""
+    refusal = faults.replaced("create", status=400, body=refused(400, 40011, "Insufficient funds"))
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        for in_doubt in (False, True):
+            if in_doubt:
+                sandbox.faults.add(faults.hang_before("create"))
+                await forsaken(gateway, "canceled")
+            sandbox.faults.add(refusal)
+            with pytest.raises(BusinessRefusal):
+                await gateway.create(**LIMIT, external_id="e")
+            outcome = await gateway.cancel(NAMED, timeout=60)
+            assert isinstance(outcome, NotFound)
+            assert (outcome.elapsed > 1) == in_doubt
+
+
+@pytest.mark.virtual_time
+async def test_a_cancel_of_before_a_creation_is_not_about_its_order() -> None:
+    """The vendor knows no such order when it is asked; the one that gets the name afterwards is left alone."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        sandbox.faults.add(faults.late("cancel", delay=1.0))
+        canceling = asyncio.create_task(gateway.cancel(NAMED, timeout=60))
+        await asyncio.sleep(0.5)
+        order = await gateway.create(**LIMIT, external_id="e")
+        assert isinstance(await canceling, NotFound)
+        assert sandbox.orders[order.id].state is OrderState.OPEN
+
+
+@pytest.mark.virtual_time
+async def test_a_gateway_that_closes_waits_for_no_creation() -> None:
+    """Nor does a caller who goes."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        sandbox.faults.add(faults.hang_before("create"))
+        await forsaken(gateway, "canceled")
+        canceling = asyncio.create_task(gateway.cancel(NAMED, timeout=60))
+        going = asyncio.create_task(gateway.cancel(NAMED, timeout=60))
+        await asyncio.sleep(1)
+        going.cancel()
+        await gateway.aclose()
+        outcome = await asyncio.wait_for(canceling, 0.1)
+        assert isinstance(outcome, Unknown)
+        with pytest.raises(asyncio.CancelledError):
+            await going
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("said", ["not found", "canceled before"])
+async def test_a_cancel_does_not_take_the_answer_to_an_earlier_one(said: str) -> None:
+    """Another gateway creates the order while a cancel of the name is under way: who asks afterwards asks anew."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        if said == "canceled before":
+            sandbox.cancel_behind_back(sandbox.add_order(external_id="e"))
+        sandbox.faults.add(faults.late("cancel", delay=1.0))
+        first = asyncio.create_task(gateway.cancel(NAMED, timeout=60))
+        await sandbox.arrived(1, "cancel")
+        order_id = sandbox.add_order(external_id="e")
+        second = await gateway.cancel(NAMED, timeout=60)
+        assert isinstance(second, Canceled)
+        assert sandbox.orders[order_id].state is OrderState.CANCELED
+        assert not isinstance(await first, Canceled)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from tronsave_async.errors import (
     VendorFailure,
     WrongEndpoint,
 )
+from tronsave_async.exchange import Exchange
 from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
 from tronsave_async.outcomes import (
     AlreadyClosed,
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 ORDER = OrderRef(id="673c17a3129f1881382e98e3")
 VENUE = "somewhere"
 LIMIT = 3
-STARTED, NOW = 100.0, 107.5
+STARTED, NOW, LATER = 100.0, 107.5, 118.5
 
 AUTH = AuthenticationRejected(VENUE, "cancel", status=401, code="INVALID_API_KEY", number=107)
 LOST = ConnectionLost(VENUE, "cancel", "connection reset", wire=Wire.MAYBE_SENT)
@@ -771,7 +772,7 @@ def test_what_was_asked_about_the_old_order_of_a_name_says_nothing_about_the_new
     )
     tell(old, NO_REPLY)
     tell(older, NO_REPLY)
-    doubts.rename(ORDER, NOW)
+    doubts.rename(ORDER, NOW, LATER)
     new = Case(ORDER, VENUE, started=NOW, attempts=LIMIT, doubts=doubts)
     tell(new, NO_REPLY)
     assert not doubts.resolve(ORDER.name, SUCCESS, NOW - 0.001)
@@ -781,7 +782,7 @@ def test_what_was_asked_about_the_old_order_of_a_name_says_nothing_about_the_new
     assert not doubts.resolve(ORDER.name, SUCCESS, None)
     doubts.dispel(ORDER, NOW - 0.001)
     tell(older, reads(FILLED))
-    doubts.renamed(ORDER)
+    doubts.renamed(ORDER, LATER)
     assert doubts.hold(ORDER)
     assert doubts.resolve(ORDER.name, SUCCESS, NOW)
     assert new.consult(NOW)
@@ -795,13 +796,13 @@ def test_doubt_about_the_old_order_of_a_name_lasts_until_there_is_a_new_one() ->
     """A creation may fail, or be lost: then the name is the old order's still, whose cancel is in doubt."""
     doubts = Doubts()
     doubts.cast(ORDER)
-    doubts.rename(ORDER, NOW)
+    doubts.rename(ORDER, NOW, LATER)
     assert doubts.hold(ORDER)
     assert sharing(doubts).doubt
-    doubts.rename(ORDER, NOW + 1.0)  # the creation is sent again
+    doubts.rename(ORDER, NOW + 1.0, LATER)  # the creation is sent again
     assert sharing(doubts).doubt
-    doubts.renamed(ORDER)
-    doubts.renamed(ORDER)
+    doubts.renamed(ORDER, LATER)
+    doubts.renamed(ORDER, LATER)
     assert not sharing(doubts).doubt
 
 
@@ -809,7 +810,7 @@ def test_each_proof_ends_the_doubt_about_the_order_that_it_is_about() -> None:
     """About the former one of a name, or about the one that has it, whatever else is in doubt."""
     doubts = Doubts()
     doubts.cast(ORDER)
-    doubts.rename(ORDER, NOW)
+    doubts.rename(ORDER, NOW, LATER)
     doubts.dispel(ORDER, STARTED)
     assert not doubts.hold(ORDER)
     new = Case(ORDER, VENUE, started=NOW, attempts=LIMIT, doubts=doubts)
@@ -825,9 +826,9 @@ def test_who_waits_is_told_however_often_its_name_is_given_away() -> None:
     doubts = Doubts()
     first, second = sharing(doubts), sharing(doubts)
     tell(first, NO_REPLY)
-    doubts.rename(ORDER, NOW)
+    doubts.rename(ORDER, NOW, LATER)
     tell(second, NO_REPLY)
-    doubts.rename(ORDER, NOW + 1.0)
+    doubts.rename(ORDER, NOW + 1.0, LATER)
     assert not doubts.resolve(ORDER.name, SUCCESS, NOW)
     for case in (first, second):
         assert case.consult(NOW)
@@ -841,14 +842,116 @@ def test_the_latest_renamings_are_remembered() -> None:
     orders = [OrderRef(client_id=str(index)) for index in range(REMEMBERED)]
     for order in (*orders, orders[0], OrderRef(client_id="one more")):
         doubts.cast(order)
-        doubts.rename(order, NOW)
+        doubts.rename(order, NOW, LATER)
     assert [doubts.hold(order) for order in orders[:3]] == [True, False, True]
     for order in orders[:3]:
         doubts.cast(order)
         doubts.dispel(order, STARTED)
     for order in orders[:3]:
-        doubts.renamed(order)
+        doubts.renamed(order, LATER)
     assert [doubts.hold(order) for order in orders[:3]] == [True, False, True]
+
+
+# -- answers that are older than the order ---------------------------------------------------------
+
+
+def asked(case: Case, departed_at: float | None) -> Case:
+    """Return the case whose answer comes to a request of that moment."""
+    case.exchange = Exchange(1, VENUE, "cancel", 1, STARTED, lambda: NOW, None)
+    case.exchange.departed_at = departed_at
+    return case
+
+
+GONE = Verdict(meaning=Meaning.NOT_FOUND, code="404", message="Order not found.")
+CLOSED_BEFORE = Verdict(meaning=Meaning.ALREADY_CLOSED, state=FILLED)
+
+
+@pytest.mark.parametrize("outdated", [GONE, CLOSED_BEFORE])
+def test_an_answer_from_before_the_creation_ended_proves_no_absence(outdated: Verdict) -> None:
+    """The order may come to be after the vendor looked for it: it is asked for again, once that is over."""
+    doubts = Doubts()
+    doubts.rename(ORDER, STARTED, LATER)
+    for departed_at in (STARTED, NOW, LATER - 0.001):
+        case = asked(sharing(doubts), departed_at)
+        assert case.answered(outdated, NOW) is Step.SEND_WHEN_CREATED
+        assert settled(case) is None
+        asked(case, LATER)
+        assert case.answered(outdated, LATER) is Step.DONE
+        assert isinstance(case.outcome, NotFound | AlreadyClosed)
+    doubts.renamed(ORDER, NOW)
+    case = asked(sharing(doubts), NOW - 0.001)
+    assert case.answered(outdated, NOW) is Step.SEND_WHEN_CREATED
+    assert asked(case, NOW).answered(outdated, NOW) is Step.DONE
+
+
+@pytest.mark.parametrize("outdated", [GONE, CLOSED_BEFORE])
+def test_who_asked_before_a_creation_left_asked_about_the_former_order(outdated: Verdict) -> None:
+    """The answer is true of that, and the new order is not canceled for it."""
+    doubts = Doubts()
+    doubts.rename(ORDER, NOW, LATER)
+    assert asked(sharing(doubts), NOW - 0.001).answered(outdated, NOW) is Step.DONE
+    assert asked(sharing(doubts), NOW).answered(outdated, NOW) is Step.SEND_WHEN_CREATED
+    doubts.rename(ORDER, LATER, LATER + 1.0)
+    assert asked(sharing(doubts), LATER - 0.001).answered(outdated, LATER) is Step.DONE
+
+
+def test_without_tries_left_an_outdated_answer_proves_nothing() -> None:
+    """Neither that there is no such order, nor that there is."""
+    doubts = Doubts()
+    doubts.rename(ORDER, STARTED, LATER)
+    case = asked(Case(ORDER, VENUE, started=STARTED, attempts=1, doubts=doubts), NOW)
+    assert case.answered(GONE, NOW) is Step.DONE
+    assert isinstance(case.outcome, Unknown)
+    assert (case.outcome.wire, case.outcome.evidence) == (Wire.ANSWERED, Evidence.NONE)
+    assert (case.outcome.code, case.outcome.message) == ("404", "Order not found.")
+
+
+@pytest.mark.parametrize(
+    "verdict", [Verdict(meaning=Meaning.REFUSED), Verdict(meaning=Meaning.CANCELED)]
+)
+def test_what_is_true_of_a_new_order_too_is_believed(verdict: Verdict) -> None:
+    """A success closed it, and a refusal left it as it is."""
+    doubts = Doubts()
+    doubts.rename(ORDER, STARTED, LATER)
+    assert asked(sharing(doubts), NOW).answered(verdict, NOW) is Step.DONE
+
+
+def test_a_creation_that_was_refused_hides_nothing() -> None:
+    """There is no new order: what the vendor says is true of the name."""
+    doubts = Doubts()
+    doubts.rename(ORDER, STARTED, LATER)
+    doubts.not_created(ORDER)
+    doubts.not_created(ORDER)
+    case = asked(sharing(doubts), NOW)
+    assert case.answered(GONE, NOW) is Step.DONE
+    assert isinstance(case.outcome, NotFound)
+
+
+@pytest.mark.parametrize("outdated", [GONE, CLOSED_BEFORE])
+def test_a_name_that_the_client_chose_may_have_been_asked_for_too_soon(outdated: Verdict) -> None:
+    """An answer to another caller's request of before this call is not about an order that came after it. The vendor's
+    own ids are never given to another order."""
+    chosen = OrderRef(client_id="bot-7")
+    for order, departed_at, joined, step in (
+        (chosen, STARTED - 0.001, True, Step.SEND_WHEN_CREATED),
+        (chosen, STARTED, True, Step.SEND_WHEN_CREATED),
+        (chosen, STARTED, False, Step.DONE),
+        (chosen, STARTED + 0.001, True, Step.DONE),
+        (chosen, None, True, Step.DONE),
+        (ORDER, STARTED - 0.001, True, Step.DONE),
+    ):
+        case = Case(order, VENUE, started=STARTED, attempts=LIMIT, doubts=Doubts())
+        case.joined = joined
+        assert asked(case, departed_at).answered(outdated, NOW) is step
+
+
+def test_the_latest_creations_are_remembered() -> None:
+    """Bounded as everything else."""
+    doubts = Doubts()
+    orders = [OrderRef(client_id=str(index)) for index in range(REMEMBERED + 1)]
+    for order in orders:
+        doubts.rename(order, NOW, LATER)
+    assert [doubts.may_come_after(order, NOW) for order in orders[:2]] == [False, True]
 
 
 def test_divided_requests_are_answered_requests() -> None:
@@ -865,12 +968,16 @@ def test_divided_requests_are_answered_requests() -> None:
 
 
 def test_steps_say_what_they_ask_for() -> None:
-    """Two steps pause, two send, and only the end does neither."""
+    """Two steps pause, three send, and only the end does neither, and the look that need not wait."""
     assert {step for step in Step if step.pauses} == {
         Step.SEND_AFTER_PAUSE,
         Step.READ_BACK_AFTER_PAUSE,
     }
-    assert {step for step in Step if step.sends} == {Step.SEND, Step.SEND_AFTER_PAUSE}
+    assert {step for step in Step if step.sends} == {
+        Step.SEND,
+        Step.SEND_AFTER_PAUSE,
+        Step.SEND_WHEN_CREATED,
+    }
 
 
 # -- too early, and looked at first ----------------------------------------------------------------

@@ -58,6 +58,17 @@ class Opening(NamedTuple):
 
 AT_ONCE: Final = Opening()
 
+
+class _Creation(NamedTuple):
+    """The creation of an order whose name the client chose."""
+
+    ended: asyncio.Future[None]
+    """Done when the order is there, or never will be."""
+    timer: asyncio.TimerHandle
+    is_another: bool
+    """An earlier creation of the name had not ended when this one left."""
+
+
 ReadBack = Callable[[OrderRef, Lane], Awaitable[Delivery[OrderSnapshot]]]
 """Reads an order back: a delivery without value and failure means that the vendor tells nothing about it."""
 
@@ -100,6 +111,8 @@ class Cancels:
         self._emit = emit
         self._doubts = Doubts()
         self._deadlines = Deadlines()
+        self._creations: dict[Name, _Creation] = {}
+        """Under way, or in doubt, by the names of their orders."""
 
     # -- for callers ----------------------------------------------------------------------------------------------
 
@@ -172,19 +185,34 @@ class Cancels:
             order = OrderRef(id=order_id, client_id=client_id)
             self._batcher.call_off(self._key(order), exchange, verdict)
 
-    def rename(self, order: OrderRef) -> None:
-        """The creation of a new order of this name leaves: what was asked before says nothing about the new one, and
-        whoever comes from now on asks anew."""
-        self._doubts.rename(order, clock())
+    def rename(self, order: OrderRef, seconds: float) -> None:
+        """The creation of a new order of this name leaves, and takes effect within so many seconds or never: what was
+        asked before says nothing about the new one, and whoever comes from now on asks anew."""
+        now, name, loop = clock(), order.name, self._lifetime.loop
+        self._doubts.rename(order, now, now + seconds)
         self._batcher.detach(self._key(order))
+        is_another = name in self._creations
+        self._end_creation(name)
+        end = loop.call_at(now + seconds, self._end_creation, name)
+        self._creations[name] = _Creation(loop.create_future(), end, is_another)
 
     def renamed(self, order: OrderRef) -> None:
         """The new order of this name is there: what is in doubt about a former one says nothing about it."""
-        self._doubts.renamed(order)
+        self._doubts.renamed(order, clock())
+        self._end_creation(order.name)
+
+    def not_created(self, order: OrderRef) -> None:
+        """The creation of an order of this name was refused. That says nothing about another one in doubt."""
+        creation = self._creations.get(order.name)
+        if creation is not None and not creation.is_another:
+            self._doubts.not_created(order)
+            self._end_creation(order.name)
 
     def end(self) -> None:
         """The gateway is closed: no call waits any more."""
         self._deadlines.close()
+        for name in list(self._creations):
+            self._end_creation(name)
 
     # -- the steps of a case --------------------------------------------------------------------------------------
 
@@ -218,6 +246,8 @@ class Cancels:
             if step.pauses and not await self._pause(case, step):
                 step = case.must_not_repeat(clock())
                 continue
+            if step is Step.SEND_WHEN_CREATED and case.order.name in self._creations:
+                await asyncio.wait([self._creations[case.order.name].ended])
             if self._lifetime.is_over:
                 case.give_up("gateway closed", clock())
             if case.consult(clock()):
@@ -251,7 +281,7 @@ class Cancels:
     def digest(self, case: Case, delivery: Delivery[Verdict], joined_at: float) -> Step:
         """Tell a case what its cancel request brought."""
         exchange, failure = delivery.exchange, delivery.failure
-        case.exchange = exchange
+        case.exchange, case.joined = exchange, delivery.joined
         case.queue_time += exchange.queue_time(joined_at)
         case.wire_time += exchange.wire_time
         case.was_divided(delivery.divided)
@@ -340,6 +370,13 @@ class Cancels:
         attempts, reason = case.attempts, case.reason
         await self._back_off.pause(step.value, case.failures, attempts, exchange, reason)
         return True
+
+    def _end_creation(self, name: Name) -> None:
+        """An order is created, or never will be: tell those who wait for it."""
+        creation = self._creations.pop(name, None)
+        if creation is not None:
+            creation.timer.cancel()
+            creation.ended.set_result(None)
 
     def _tell(self, outcome: CancelOutcome, queue: float, wire: float, read_back: float) -> None:
         assert self._emit is not None, "checked before, so that nothing is built in vain"

@@ -40,9 +40,10 @@ class Delivery(Generic[R]):
         exchange: the request.
         divided: requests that carried the key for this caller before, were answered, and were divided.
         late: it answers an earlier request, which had been given up.
+        joined: the request had departed for others when this caller asked.
     """
 
-    __slots__ = ("divided", "exchange", "failure", "late", "value")
+    __slots__ = ("divided", "exchange", "failure", "joined", "late", "value")
 
     def __init__(
         self,
@@ -51,12 +52,14 @@ class Delivery(Generic[R]):
         failure: GatewayError | None,
         divided: int = 0,
         late: bool = False,
+        joined: bool = False,
     ) -> None:
         self.exchange = exchange
         self.value = value
         self.failure = failure
         self.divided = divided
         self.late = late
+        self.joined = joined
 
     @property
     def reached(self) -> Wire:
@@ -74,7 +77,7 @@ class Spawn(Protocol):
 class Ticket(Generic[K, R]):
     """One caller's interest in one key. It is delivered to once, or left."""
 
-    __slots__ = ("_slot", "deliver", "divided_before", "joined_at")
+    __slots__ = ("_slot", "deliver", "divided_before", "joined_at", "joined_departed")
 
     def __init__(
         self, slot: _Slot[K, R], deliver: Callable[[Delivery[R]], None], joined_at: float
@@ -83,6 +86,9 @@ class Ticket(Generic[K, R]):
         self.divided_before = slot.divided
         self.deliver = deliver
         self.joined_at = joined_at
+        batch = slot.batch
+        self.joined_departed = batch is not None and batch.exchange.departed_at is not None
+        """Its key had left with a request, which it shares."""
 
     def leave(self) -> Wire:
         """Go before the delivery.
@@ -186,7 +192,8 @@ class _Slot(Generic[K, R]):
                 continue
             del tickets[ticket]
             divided = self.divided - ticket.divided_before
-            delivery = Delivery(exchange, value, failure, divided, late)
+            joined = ticket.joined_departed and not divided
+            delivery = Delivery(exchange, value, failure, divided, late, joined)
             guarded(ticket.deliver, delivery, "a delivery")  # a fault in one keeps no other waiting
         self.batch = None  # no cycle is left behind for the garbage collector
 

@@ -152,6 +152,7 @@ class Step(enum.Enum):
 
     SEND = "cancel"
     SEND_AFTER_PAUSE = "cancel after a pause"
+    SEND_WHEN_CREATED = "cancel when it is created"
     READ_BACK = "read back"
     READ_BACK_AFTER_PAUSE = "read back after a pause"
     DONE = "done"
@@ -164,18 +165,22 @@ class Step(enum.Enum):
     @property
     def sends(self) -> bool:
         """The cancel is sent (again)."""
-        return self is Step.SEND or self is Step.SEND_AFTER_PAUSE
+        return self in _SENDING
+
+
+_SENDING: Final = frozenset({Step.SEND, Step.SEND_AFTER_PAUSE, Step.SEND_WHEN_CREATED})
 
 
 class Doubts:
     """Orders whose cancel may have reached the vendor unanswered: all cases of a gateway know them, at once.
 
     Doubt is cast by a lost reply and dispelled by proof that the order is dead. Where a name is given to a new order,
-    doubt about the former one lasts until the new one is known to be there. The latest 10,000 names are remembered,
-    each with the cases that wait to know.
+    doubt about the former one lasts until the new one is known to be there, and until then, or until its creation can
+    take effect no more, its absence proves nothing. The latest 10,000 names are remembered, each with the cases that
+    wait to know.
     """
 
-    __slots__ = ("_former", "_orders", "_renamed")
+    __slots__ = ("_absent_until", "_former", "_orders", "_renamed")
 
     def __init__(self) -> None:
         self._orders: OrderedDict[Name, WeakSet[Case]] = OrderedDict()
@@ -183,6 +188,8 @@ class Doubts:
         """About the orders that had a name before."""
         self._renamed: OrderedDict[Name, float] = OrderedDict()
         """When the creation of a new order of the name left: monotonic seconds."""
+        self._absent_until: OrderedDict[Name, float] = OrderedDict()
+        """Until when an order of the name may not have been there, though its creation had left: monotonic seconds."""
 
     def __len__(self) -> int:
         return len(self._orders)
@@ -219,17 +226,30 @@ class Doubts:
             return False
         return order.name in self._orders or order.name in self._former
 
-    def rename(self, order: OrderRef, now: float) -> None:
-        """The creation of a new order of this name leaves: what was asked before says nothing about the new one."""
+    def rename(self, order: OrderRef, now: float, until: float) -> None:
+        """The creation of a new order of this name leaves: what was asked before says nothing about the new one. It
+        takes effect before ``until``, or never."""
         name = order.name
         _remember(self._renamed, name, now)
+        _remember(self._absent_until, name, until)
         waiting = self._orders.pop(name, None)
         if waiting is not None:
             _remember(self._former, name, waiting | self._former.get(name, WeakSet()))
 
-    def renamed(self, order: OrderRef) -> None:
+    def renamed(self, order: OrderRef, now: float) -> None:
         """The new order is there: doubt about the former one is none about it."""
         self._former.pop(order.name, None)
+        _remember(self._absent_until, order.name, now)
+
+    def not_created(self, order: OrderRef) -> None:
+        """The creation was refused: there is no new order, and will be none."""
+        self._absent_until.pop(order.name, None)
+
+    def may_come_after(self, order: OrderRef, since: float) -> bool:
+        """Whether a creation had left at ``since`` whose order may have come to be after that. What was asked before it
+        left was asked about the former order, and is answered about that."""
+        until = self._absent_until.get(order.name)
+        return until is not None and self._renamed.get(order.name, since) <= since < until
 
     def _about(self, name: Name, since: float | None) -> OrderedDict[Name, WeakSet[Case]]:
         """Where doubt is kept about the order that had the name at ``since``."""
@@ -259,6 +279,10 @@ def canceled_at_once(order: OrderRef, venue: str, verdict: Verdict, elapsed: flo
         executed=verdict.executed,
         remaining=verdict.remaining,
     )
+
+
+_OUTDATED: Final = frozenset({Meaning.NOT_FOUND, Meaning.ALREADY_CLOSED})
+"""What is no longer true of a name once a new order has it."""
 
 
 class Case:
@@ -295,6 +319,7 @@ class Case:
         "error",
         "exchange",
         "failures",
+        "joined",
         "order",
         "outcome",
         "proof",
@@ -326,6 +351,8 @@ class Case:
         """What a late answer proved."""
         self.exchange: Exchange | None = None
         """The latest request, whose failure asks for a pause."""
+        self.joined = False
+        """It had departed for others when this call wanted it."""
         self.queue_time = self.wire_time = self.read_back_time = 0.0
         self._started = started
         self._limit = attempts
@@ -358,6 +385,8 @@ class Case:
             self._quote(verdict.code, verdict.message)
         if self._wire is Wire.NOT_SENT:
             self._wire = Wire.ANSWERED
+        if verdict.meaning in _OUTDATED and self._was_asked_too_soon:
+            return Step.SEND_WHEN_CREATED if self.attempts < self._limit else self._unproved(now)
         match verdict.meaning:
             case Meaning.CANCELED:
                 self._code, self._message = verdict.code, verdict.message
@@ -504,6 +533,18 @@ class Case:
     def untouched(self) -> bool:
         """No request of this case left the process, and none of an earlier call is in doubt."""
         return self._wire is Wire.NOT_SENT and not self.doubt
+
+    @property
+    def _was_asked_too_soon(self) -> bool:
+        """The answer may be older than the order: that is created meanwhile, or another caller had asked before this
+        call for a name that the client chose."""
+        departed_at = None if self.exchange is None else self.exchange.departed_at
+        if departed_at is None:
+            return False
+        by_another = self.joined and departed_at <= self._started
+        if by_another and self.order.client_id is not None:
+            return True
+        return self._doubts.may_come_after(self.order, departed_at)
 
     def _in_doubt(self, *, look: bool) -> Step:
         self._doubt = True

@@ -321,7 +321,7 @@ class RipioGateway(Adapter):
             "immediate_or_cancel": immediate_or_cancel,
             "fill_or_kill": fill_or_kill,
         }
-        creation = Creation(params)
+        creation, cancels = Creation(params), self._dispatch.cancels
         order = creation.order
         seconds = timeout_seconds(timeout)
         deadline = math.inf if seconds is None else clock() + seconds
@@ -333,7 +333,9 @@ class RipioGateway(Adapter):
                 creation.time_to_answer(seconds),
                 creation.how_to_check,
                 late=creation.hear_late,
-                departs=None if order is None else partial(self._dispatch.cancels.rename, order),
+                departs=None
+                if order is None
+                else partial(cancels.rename, order, config.CREATION_TIME),
             )
         except OutcomeUnknown as unknown:
             lifetime = self._dispatch.lifetime
@@ -341,8 +343,12 @@ class RipioGateway(Adapter):
             if found is None:
                 raise
             created = found
+        except GatewayError:  # it was not created
+            if order is not None:
+                cancels.not_created(order)
+            raise
         if order is not None:
-            self._dispatch.cancels.renamed(order)
+            cancels.renamed(order)
         return created
 
     async def update(

@@ -126,6 +126,7 @@ def entries(gateway: Any, limiter: RateLimiter) -> dict[str, int]:
         "calls": len(dispatch.calls._exchanges),
         "admissions": len(dispatch.calls._admissions),
         "deadlines": len(dispatch.cancels._deadlines),
+        "creations": len(dispatch.cancels._creations),
     }
     for batcher in dispatch._batchers:
         name = batcher._open_exchange.args[0]
@@ -153,6 +154,7 @@ def empty_tables(gateway: Any) -> list[str]:
     bounded: dict[str, Any] = {
         "doubts": doubts._orders,
         "renamed": doubts._renamed,
+        "absent": doubts._absent_until,
     }
     if isinstance(gateway, RipioGateway):
         bounded["tombstones"] = gateway._socket._pending._buried
