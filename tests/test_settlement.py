@@ -519,6 +519,25 @@ def test_an_outcome_carries_the_vendor_s_amounts_and_words() -> None:
     )
 
 
+def test_a_record_that_hides_a_cancel_proves_no_order_alive() -> None:
+    """An order that seems to wait after its cancel was refused may have been canceled before."""
+    for tells, kind in ((True, Refused), (False, Unknown)):
+        case = Case(
+            ORDER,
+            VENUE,
+            started=STARTED,
+            attempts=LIMIT,
+            doubts=Doubts(),
+            tells_canceled=tells,
+        )
+        tell(case, UNPROVED)
+        tell(case, reads(OPEN))
+        assert isinstance(case.outcome, kind)
+        assert case.attempts == 1
+    assert isinstance(case.outcome, Unknown)
+    assert case.outcome.last_state is OPEN
+
+
 def test_amounts_of_the_reply_and_of_the_read_back_are_kept() -> None:
     """What was executed is reported by whoever proved the outcome, never assumed to be zero."""
     closed = opened()

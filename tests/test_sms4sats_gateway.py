@@ -157,9 +157,11 @@ async def test_business_refusal_is_a_reply(status: int) -> None:
     rules = Sms4SatsRules(reasons=reasons, refusal_status=status)
     async with vendor(rules) as (sandbox, gateway):
         outcome = await gateway.cancel(sandbox.add_order(), timeout=5)
-        assert isinstance(outcome, Refused)
+        assert isinstance(outcome, Unknown), (
+            "it may have been canceled before, for all that its record tells"
+        )
         assert (outcome.message, outcome.code) == (words, None)
-        assert (outcome.attempts, outcome.evidence) == (1, Evidence.READ_BACK)
+        assert (outcome.attempts, outcome.last_state) == (1, OrderState.OPEN)
         assert queries(sandbox) == ["cancel", "status"]
 
 
@@ -175,7 +177,7 @@ async def test_unable_to_save_data(released: bool, shows: bool) -> None:
         assert sandbox.orders[order_id].released
         seen_at_once = released and shows
         assert queries(sandbox) == ["cancel", "status", "cancel"][: 2 if seen_at_once else 3]
-        assert outcome.message == UNABLE_TO_SAVE
+        assert outcome.message == (UNABLE_TO_SAVE if seen_at_once else None)
 
 
 async def test_unable_to_save_without_end() -> None:
@@ -377,7 +379,8 @@ async def test_no_error_yet_is_no_error(blank: Blank) -> None:
         status = await gateway.orderstatus(order_id)
         assert (status.code, status.number, status.error) == (None, None, None)
         outcome = await gateway.cancel(order_id)
-        assert isinstance(outcome, Refused)
+        assert isinstance(outcome, Unknown)
+        assert outcome.last_state is OrderState.OPEN
 
 
 @pytest.mark.parametrize(
@@ -625,7 +628,8 @@ async def test_status_that_fails_proves_nothing(fault: Fault, blank: Blank) -> N
         order_id = sandbox.add_order()
         sandbox.faults.add(fault)
         outcome = await gateway.cancel(order_id, timeout=60)
-        assert isinstance(outcome, Refused)
+        assert isinstance(outcome, Unknown)
+        assert outcome.last_state is OrderState.OPEN
         assert queries(sandbox) == ["cancel", "status", "status"]
 
 
@@ -872,12 +876,26 @@ async def test_early_cancel_without_the_time_to_wait(
 
 @pytest.mark.virtual_time
 async def test_order_of_unknown_age_is_tried_at_once() -> None:
-    """Without a known creation nothing is held back: the vendor says no, and the order still waits."""
+    """Without a known creation nothing is held back: the vendor says no, and the order still waits, as it seems."""
     async with vendor() as (sandbox, gateway):
         order_id = sandbox.add_order()
         outcome = await gateway.cancel(order_id)
-        assert isinstance(outcome, Refused)
-        assert outcome.message == REASONS[Problem.TOO_EARLY]
+        assert isinstance(outcome, Unknown)
+        assert (outcome.last_state, outcome.message) == (
+            OrderState.OPEN,
+            REASONS[Problem.TOO_EARLY],
+        )
+
+
+@pytest.mark.parametrize("reading", Reading)
+async def test_an_order_that_was_canceled_before_is_not_called_alive(reading: Reading) -> None:
+    """Whatever the vendor says of an order that its buyer canceled: a second cancel does not make it live again."""
+    async with vendor(Sms4SatsRules(canceled_reads=reading)) as (sandbox, gateway):
+        (order_id,) = ripe(sandbox)
+        sandbox.cancel_behind_back(order_id)
+        outcome = await gateway.cancel(order_id, timeout=5)
+        assert not isinstance(outcome, Refused)
+        assert lie(sandbox, outcome) is None
 
 
 @pytest.mark.virtual_time
@@ -975,7 +993,7 @@ async def test_latest_orders_are_remembered(monkeypatch: pytest.MonkeyPatch) -> 
         for order_id in orders:
             sandbox.pay(order_id)
         outcomes = await gateway.cancel_many(orders, timeout=5)
-        assert [type(outcome) for outcome in outcomes] == [Refused, TooEarly, TooEarly]
+        assert [type(outcome) for outcome in outcomes] == [Unknown, TooEarly, TooEarly]
 
 
 # -- the twenty-one minutes -----------------------------------------------------------------------------------
@@ -1096,9 +1114,9 @@ async def test_cancel_many_of_all_kinds(monkeypatch: pytest.MonkeyPatch) -> None
             NotSent,
             Canceled,
             Canceled,
-            Refused,
+            Unknown,
         ]
-        assert not any(lie(sandbox, outcome) for outcome in outcomes[:8])
+        assert not any(lie(sandbox, outcome) for outcome in outcomes)
         moments = [told[id(outcome.order)] for outcome in outcomes]
         waits = [0, 0, 0, 0, 0, 0, 0, 0, 0]
         waits[0], waits[6] = 60, 110

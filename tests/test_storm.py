@@ -109,7 +109,7 @@ def assert_flat(report: Report) -> None:
 def assert_stormy(report: Report, kind: type[Stage]) -> None:
     """There was something to get wrong: every kind of outcome, callers who went at every stage, faults and gusts."""
     seldom = {"AlreadyClosed", "NotFound", "NotSent", "Unknown", "CancelledError"}
-    if kind.cancels_per_request == 1:  # elsewhere the reply to another's request says no
+    if kind.cancels_per_request == 1 and kind.tells_canceled:  # elsewhere another's reply says no
         seldom.add("Refused")
     if Ability.AGE_RULE not in kind.lacks:
         seldom.add("TooEarly")

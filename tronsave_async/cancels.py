@@ -85,6 +85,7 @@ class Cancels:
         opening: how the cancel of an order begins.
         read_back: reads an order back.
         read_first: after a lost reply, an order is read back before its cancel is repeated.
+        tells_canceled: the vendor's record tells whether an order was canceled before; see `Case`.
         emit: takes the telemetry events, or None where nobody listens.
     """
 
@@ -98,6 +99,7 @@ class Cancels:
         opening: Callable[[OrderRef], Opening],
         read_back: ReadBack,
         read_first: bool,
+        tells_canceled: Callable[[OrderRef], bool],
         emit: Callable[[Event], None] | None,
     ) -> None:
         self._venue = lifetime.venue
@@ -108,6 +110,7 @@ class Cancels:
         self._opening = opening
         self._read_back = read_back
         self._read_first = read_first
+        self._tells_canceled = tells_canceled
         self._emit = emit
         self._doubts = Doubts()
         self._deadlines = Deadlines()
@@ -225,6 +228,7 @@ class Cancels:
             attempts=self._back_off.attempts,
             doubts=self._doubts,
             read_first=self._read_first,
+            tells_canceled=self._tells_canceled(order),
         )
 
     async def begin(self, case: Case, opening: Opening, deadline: float | None) -> None:

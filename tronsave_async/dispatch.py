@@ -132,9 +132,11 @@ class Dispatcher:
         *,
         opening: Callable[[OrderRef], Opening] = lambda order: AT_ONCE,
         read_first: bool = True,
+        tells_canceled: Callable[[OrderRef], bool] = lambda order: True,
     ) -> None:
-        """How this vendor's cancels are sent and by which key, how an order is read back, how a cancel begins, and
-        whether after a lost reply an order is read back before its cancel is repeated."""
+        """How this vendor's cancels are sent and by which key, how an order is read back, how a cancel begins, whether
+        after a lost reply an order is read back before its cancel is repeated, and whether the vendor's record tells an
+        order that was canceled before from one that waits."""
         self._read_back = read_back
         self.cancels = Cancels(
             self.lifetime,
@@ -144,6 +146,7 @@ class Dispatcher:
             opening=opening,
             read_back=read_back,
             read_first=read_first,
+            tells_canceled=tells_canceled,
             emit=self._emit,
         )
 

@@ -297,6 +297,8 @@ class Case:
         read_first: after a lost reply, read the order back before repeating the cancel. Otherwise the cancel is
             repeated first: right where a repeat costs no more than a look, and reaches further. After an answer that
             leaves doubt, the order is read back first in any case.
+        tells_canceled: the vendor's record of an order that was canceled differs from that of one that waits. Where
+            that is not known, an order that seems to wait after its cancel was refused is not proved alive.
     """
 
     __slots__ = (
@@ -313,6 +315,7 @@ class Case:
         "_reads",
         "_renewed",
         "_started",
+        "_tells_canceled",
         "_trouble",
         "_wire",
         "attempts",
@@ -338,6 +341,7 @@ class Case:
         attempts: int,
         doubts: Doubts,
         read_first: bool = True,
+        tells_canceled: bool = True,
     ) -> None:
         self.order = order
         self.venue = venue
@@ -357,6 +361,7 @@ class Case:
         self._started = started
         self._limit = attempts
         self._read_first = read_first
+        self._tells_canceled = tells_canceled
         self._reads = 0
         self._renewed = False
         self._denied = False
@@ -479,7 +484,7 @@ class Case:
             return self._closed(Evidence.READ_BACK, state, snapshot.executed, now)
         if self._looked_first:
             return Step.SEND
-        if not self.doubt and not contradicted:
+        if not self.doubt and not contradicted and self._tells_canceled:
             return self._settle(Refused(**self._facts(Evidence.READ_BACK, now)))
         return self._untold(now)
 

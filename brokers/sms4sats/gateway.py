@@ -56,8 +56,8 @@ class Sms4SatsGateway(Adapter):
     amounts. An order may be canceled two minutes after its creation: where that moment is known (``created_at`` of the
     `OrderRef`, or the order was created by this gateway), an earlier cancel waits for it, or is `TooEarly` at once if
     the caller's timeout ends before. An order older than 21 minutes, which the vendor cancels by itself, is looked at
-    before it is canceled. `Refused` means that the vendor said no and still reports the order as waiting; what it
-    reports of an order that somebody else canceled is not documented.
+    before it is canceled. What the vendor reports of an order that was canceled is not documented: after a refusal one
+    that seems to wait is ``Unknown(last_state=OPEN)``, and `Refused` only where it is too young to have been canceled.
 
     Args:
         api_key: only for prepaid orders and `balance`.
@@ -129,7 +129,13 @@ class Sms4SatsGateway(Adapter):
         self._statuses = self._dispatch.batcher(
             "status", maximum=1, send=self._fetch_status, join_departed=False
         )
-        self._dispatch.settle_with(cancels, self._read_back, _key_of, opening=self._opening)
+        self._dispatch.settle_with(
+            cancels,
+            self._read_back,
+            _key_of,
+            opening=self._opening,
+            tells_canceled=self._was_never_canceled,
+        )
 
     @classmethod
     def from_env(cls, api_key: str | Secret | None = None, **options: Any) -> Self:
@@ -303,6 +309,12 @@ class Sms4SatsGateway(Adapter):
             return Opening(Step.READ_BACK)
         held = self._holds and age < config.CANCEL_AFTER
         return Opening(not_before=now + (config.CANCEL_AFTER - age) if held else None)
+
+    def _was_never_canceled(self, order: OrderRef) -> bool:
+        """What the vendor says of an order that its buyer canceled is not documented. One that is too young to have
+        been canceled, and seems to wait, is alive."""
+        created_at = self._created_at(order)
+        return created_at is not None and datetime.now(UTC) - created_at < config.CANCEL_AFTER
 
     def _created_at(self, order: OrderRef) -> datetime | None:
         return order.created_at or self._created.get(order.id or "")

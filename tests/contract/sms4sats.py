@@ -41,6 +41,7 @@ class Sms4SatsStage(Stage):
         Ability.PARTIAL_FILLS: "an order is for one code",
     }
     read_calls: ClassVar[tuple[str, ...]] = ("status",)
+    tells_canceled: ClassVar[bool] = False
     expiry_reads_as: ClassVar[OrderState] = OrderState.CANCELED
     cancelable_after: ClassVar[timedelta] = timedelta(minutes=2)
     lifetime: ClassVar[timedelta] = timedelta(minutes=21)

@@ -114,6 +114,8 @@ class Stage(Protocol):
     """The age from which an order can be canceled."""
     lifetime: ClassVar[timedelta] = timedelta.max
     """The age at which the vendor ends an order by itself."""
+    tells_canceled: ClassVar[bool] = True
+    """Its record of an order that was canceled differs from that of one that waits, by its documentation."""
     expiry_reads_as: ClassVar[OrderState] = OrderState.EXPIRED
     """What a read-back makes of an order that the vendor ended by itself: EXPIRED or CANCELED."""
 

@@ -10,7 +10,7 @@ from support.machine_network import VENUE, MemoryHttp, MemorySocket, Network, Pa
 from support.machine_vendor import Said, Word
 from tronsave_async import OrderRef, OrderSnapshot, RateLimit
 from tronsave_async.admission import Meter
-from tronsave_async.cancels import Opening
+from tronsave_async.cancels import AT_ONCE, Opening
 from tronsave_async.coalescing import Batch, Delivery, Divide
 from tronsave_async.dispatch import Dispatcher
 from tronsave_async.errors import (
@@ -132,9 +132,12 @@ class Desk:
         self.reads = self.dispatcher.batcher(
             "read", maximum=policy.maximum, send=self._send_reads, join_departed=False
         )
-        ages = {"opening": self._opening} if policy.has_ages else {}
         self.dispatcher.settle_with(
-            self.cancels, self._read_back, _key, read_first=policy.read_first, **ages
+            self.cancels,
+            self._read_back,
+            _key,
+            read_first=policy.read_first,
+            opening=self._opening if policy.has_ages else lambda order: AT_ONCE,
         )
 
     async def create(self, name: str, timeout: float | None) -> None:

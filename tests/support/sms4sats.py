@@ -66,7 +66,6 @@ LITERALS: dict[str, Any] = {
 """The vendor's documented messages, verbatim (cancel-order, get-order-status, create-receive-order)."""
 
 DEAD = frozenset({Recorded.CANCELED, Recorded.EXPIRED, Recorded.NO_NUMBER, Recorded.FAILED})
-HIDING = frozenset({Reading.SILENT, Reading.UNPAID})
 
 
 def encoded(value: object) -> bytes:
@@ -127,10 +126,6 @@ def lie(sandbox: Sms4SatsSandbox, outcome: CancelOutcome) -> str | None:
     state = None if record is None else record.state
     back = record is not None and record.invoice in {Invoice.UNPAID, Invoice.RELEASED}
     arrived = cancels_of(sandbox, order_id) > 0
-    rules = sandbox.rules
-    hidden = (state is Recorded.CANCELED and rules.canceled_reads in HIDING) or (
-        state is Recorded.EXPIRED and rules.expired_reads in HIDING
-    )
     match outcome:
         case Canceled():
             true = state in DEAD and back
@@ -143,8 +138,7 @@ def lie(sandbox: Sms4SatsSandbox, outcome: CancelOutcome) -> str | None:
         case NotSent() | TooEarly():
             true = not arrived
         case Refused():
-            # The vendor said no, and reports the order as waiting: what its record hides nobody can know.
-            true = state in {Recorded.WAITING, None} or hidden
+            true = state in {Recorded.WAITING, None}
         case _:
             true = True
     return None if true else f"{outcome!r} but the vendor says {state}, arrived={arrived}"
