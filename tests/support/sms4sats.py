@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
 from brokers.sms4sats import gateway as gateway_module
-from brokers.sms4sats.sandbox import Invoice, Reading, Sms4SatsRules, Sms4SatsSandbox
+from brokers.sms4sats.sandbox import Invoice, Sms4SatsRules, Sms4SatsSandbox
 from brokers.sms4sats.sandbox import OrderState as Recorded
 from support.canary import CANARY, WatchedSms4Sats, sightings
 from tronsave_async import (
