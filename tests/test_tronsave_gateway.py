@@ -473,6 +473,37 @@ async def test_sharers_of_a_lost_request_share_the_next() -> None:
         assert [len(request.body["order_ids"]) for request in sandbox.requests] == [40, 40]
 
 
+@pytest.mark.parametrize("listed", [True, False])
+async def test_completed_may_be_the_word_for_a_canceled_order(listed: bool) -> None:
+    """A cancel whose reply was lost was carried out: that the order is "Completed" afterwards is no fill."""
+    lists = TronSaveRules().history_lists if listed else frozenset()
+    rules = TronSaveRules(canceled_word="Completed", history_lists=lists)
+    async with vendor(rules) as (sandbox, gateway):
+        order_id = sandbox.add_order()
+        sandbox.faults.add(faults.drop_after("cancel"))
+        outcome = await gateway.cancel(order_id, timeout=5)
+        assert isinstance(outcome, Canceled | Unknown)
+        assert lie(sandbox, outcome) is None
+
+
+@pytest.mark.parametrize("listed", [True, False])
+async def test_a_fill_in_doubt_is_borne_out_by_the_history(listed: bool) -> None:
+    """Which tells the amount as well; where it does not list the order, that is closed, and nobody knows how."""
+    lists = TronSaveRules().history_lists if listed else frozenset()
+    async with vendor(TronSaveRules(history_lists=lists)) as (sandbox, gateway):
+        order_id = sandbox.add_order(amount=65_000)
+        sandbox.match(order_id)
+        sandbox.faults.add(faults.drop_before("cancel"))
+        outcome = await gateway.cancel(order_id, timeout=5)
+        assert lie(sandbox, outcome) is None
+        if listed:
+            assert isinstance(outcome, AlreadyClosed)
+            assert (outcome.state, outcome.executed) == (OrderState.FILLED, Decimal(65_000))
+        else:
+            assert isinstance(outcome, Unknown)
+            assert outcome.last_state is OrderState.CLOSED
+
+
 @pytest.mark.virtual_time
 async def test_first_caller_is_not_delayed() -> None:
     """On an idle call the first request leaves at once."""

@@ -14,6 +14,7 @@ from brokers.tronsave.verdict import (
     cancel_verdicts,
     read_error,
     read_reply,
+    snapshot_in_doubt,
     snapshot_of_row,
     snapshot_of_word,
     state_of_word,
@@ -1061,6 +1062,27 @@ ROWS: dict[str, tuple[Row, OrderState, tuple[Decimal | None, Decimal | None]]] =
     "unknown word": ({"status": "Frozen", "is_matched": False}, OrderState.UNKNOWN, UNTOLD),
     "no word": ({}, OrderState.UNKNOWN, UNTOLD),
 }
+
+
+def test_a_fill_in_doubt_takes_a_row_that_was_matched() -> None:
+    """The word alone proves that the order is closed, and not how; a row decides whatever the word is."""
+    filled = snapshot_of_word(ORDER, "Completed")
+    for is_matched, repaid, state in (
+        (True, None, OrderState.FILLED),
+        (None, None, OrderState.CLOSED),
+        (False, 5, OrderState.UNKNOWN),
+        (False, None, OrderState.UNKNOWN),
+    ):
+        row = wire.HistoryRow(
+            id="a", status="Completed", is_matched=is_matched, repay_amount=repaid, amount=7
+        )
+        told = snapshot_in_doubt(ORDER, filled, row)
+        assert told.state is state
+        assert told.executed == (7 if state is OrderState.FILLED else None)
+    unlisted = snapshot_in_doubt(ORDER, filled, None)
+    assert (unlisted.state, unlisted.vendor_state) == (OrderState.CLOSED, "Completed")
+    row = wire.HistoryRow(id="a", status="Canceled", is_matched=False, amount=7)
+    assert snapshot_in_doubt(ORDER, filled, row).state is OrderState.CANCELED
 
 
 @pytest.mark.parametrize(("row", "state", "amounts"), ROWS.values(), ids=ROWS.keys())

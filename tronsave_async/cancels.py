@@ -83,7 +83,7 @@ class Cancels:
         batcher: sends them, and brings what the vendor says of each.
         key: names an order to the batcher.
         opening: how the cancel of an order begins.
-        read_back: reads an order back.
+        read_back, read_back_in_doubt: reads an order back; one whose cancel may have been carried out.
         read_first: after a lost reply, an order is read back before its cancel is repeated.
         tells_canceled: the vendor's record tells whether an order was canceled before; see `Case`.
         emit: takes the telemetry events, or None where nobody listens.
@@ -98,6 +98,7 @@ class Cancels:
         key: Callable[[OrderRef], Any],
         opening: Callable[[OrderRef], Opening],
         read_back: ReadBack,
+        read_back_in_doubt: ReadBack,
         read_first: bool,
         tells_canceled: Callable[[OrderRef], bool],
         emit: Callable[[Event], None] | None,
@@ -109,6 +110,7 @@ class Cancels:
         self._key = key
         self._opening = opening
         self._read_back = read_back
+        self._read_back_in_doubt = read_back_in_doubt
         self._read_first = read_first
         self._tells_canceled = tells_canceled
         self._emit = emit
@@ -353,7 +355,8 @@ class Cancels:
     async def _look_back(self, case: Case) -> Step:
         started = clock()
         try:
-            delivery = await self._read_back(case.order, Lane.CANCEL)
+            read_back = self._read_back_in_doubt if case.doubt else self._read_back
+            delivery = await read_back(case.order, Lane.CANCEL)
         finally:
             case.read_back_time += clock() - started
         if delivery.failure is None:

@@ -131,12 +131,21 @@ class Dispatcher:
         key: Callable[[OrderRef], K],
         *,
         opening: Callable[[OrderRef], Opening] = lambda order: AT_ONCE,
+        read_back_in_doubt: ReadBack | None = None,
         read_first: bool = True,
         tells_canceled: Callable[[OrderRef], bool] = lambda order: True,
     ) -> None:
-        """How this vendor's cancels are sent and by which key, how an order is read back, how a cancel begins, whether
-        after a lost reply an order is read back before its cancel is repeated, and whether the vendor's record tells an
-        order that was canceled before from one that waits."""
+        """Say what is particular about this vendor's cancels.
+
+        Args:
+            cancels: sends them, by ``key``.
+            read_back: reads an order back.
+            key: names an order to ``cancels``.
+            opening: how a cancel begins; by default at once, with the cancel.
+            read_back_in_doubt: reads an order back whose cancel may have been carried out, where that takes more.
+            read_first: after a lost reply, an order is read back before its cancel is repeated.
+            tells_canceled: whether the vendor's record tells an order that was canceled before from one that waits.
+        """
         self._read_back = read_back
         self.cancels = Cancels(
             self.lifetime,
@@ -145,6 +154,7 @@ class Dispatcher:
             key=key,
             opening=opening,
             read_back=read_back,
+            read_back_in_doubt=read_back_in_doubt or read_back,
             read_first=read_first,
             tells_canceled=tells_canceled,
             emit=self._emit,

@@ -480,6 +480,8 @@ class Case:
         self._last_state = state
         if state is OrderState.CANCELED and self.doubt:
             return self._canceled(Evidence.READ_BACK, snapshot.executed, snapshot.remaining, now)
+        if state is OrderState.CLOSED and self.doubt:  # maybe by that very cancel
+            return self._unproved(now)
         if state.is_closed:
             return self._closed(Evidence.READ_BACK, state, snapshot.executed, now)
         if self._looked_first:

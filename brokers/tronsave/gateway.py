@@ -134,7 +134,9 @@ class TronSaveGateway(Adapter):
         self._rows = self._dispatch.batcher(
             "history", maximum=max_ids, send=self._find_rows, join_departed=False
         )
-        self._dispatch.settle_with(cancels, self._read_back, _order_id)
+        self._dispatch.settle_with(
+            cancels, self._read_back, _order_id, read_back_in_doubt=self._read_back_in_doubt
+        )
 
     @classmethod
     def from_env(cls, api_key: str | Secret | None = None, **options: Any) -> Self:
@@ -420,16 +422,24 @@ class TronSaveGateway(Adapter):
 
     async def _read_back(self, order: OrderRef, lane: Lane) -> Delivery[OrderSnapshot]:
         """Tracking first; the history where tracking does not tell."""
-        order_id = _order_id(order)
-        tracked = await self._calls.fetch(self._tracks, order_id, lane)
+        tracked = await self._calls.fetch(self._tracks, _order_id(order), lane)
+        snapshot = verdict.snapshot_of_word(order, tracked.value)
         if tracked.failure is not None:
             return Delivery(tracked.exchange, None, tracked.failure)
-        snapshot = verdict.snapshot_of_word(order, tracked.value)
         if snapshot.state is not OrderState.UNKNOWN:
             return Delivery(tracked.exchange, snapshot, None)
-        row = await self._calls.fetch(self._rows, order_id, lane)
+        row = await self._calls.fetch(self._rows, _order_id(order), lane)
         if row.failure is None and row.value is not None:
             snapshot = verdict.snapshot_of_row(order, row.value)
+        return Delivery(row.exchange, snapshot, row.failure)
+
+    async def _read_back_in_doubt(self, order: OrderRef, lane: Lane) -> Delivery[OrderSnapshot]:
+        """The same where a cancel may have been carried out: a fill takes the history's word, too."""
+        look = await self._read_back(order, lane)
+        if look.value is None or look.value.state is not OrderState.FILLED:
+            return look
+        row = await self._calls.fetch(self._rows, _order_id(order), lane)
+        snapshot = verdict.snapshot_in_doubt(order, look.value, row.value)
         return Delivery(row.exchange, snapshot, row.failure)
 
     async def _post(

@@ -10,7 +10,8 @@ developers/errors-and-rate-limits. What they leave open is read the cautious way
   reason to fail or in the middle of an error, may or may not have been canceled. Nor does a reply prove anything in
   which an object names a field twice.
 - No word for canceled or expired is documented. The words "canceled" (in both spellings) and "expired" are taken to
-  mean what they say; any other word is not known, and the history decides.
+  mean what they say; any other word is not known, and the history decides. It also decides whether an order is filled
+  that is "Completed" after a cancel that may have been carried out.
 - A history row that is not matched and was given back money was canceled: by somebody, or by the vendor at its
   deadline, which the vendor calls canceled as well.
 """
@@ -60,6 +61,7 @@ __all__ = [
     "cancel_verdicts",
     "read_error",
     "read_reply",
+    "snapshot_in_doubt",
     "snapshot_of_row",
     "snapshot_of_word",
     "state_of_word",
@@ -251,6 +253,19 @@ def snapshot_of_row(order: OrderRef, row: HistoryRow) -> OrderSnapshot:
         executed=amount if filled else Decimal(0) if dead_unfilled and _unmatched(row) else None,
         remaining=amount if dead_unfilled and _unmatched(row) else None,
     )
+
+
+def snapshot_in_doubt(
+    order: OrderRef, filled: OrderSnapshot, row: HistoryRow | None
+) -> OrderSnapshot:
+    """What is proved of an order that is said to be filled, while its cancel may have been carried out.
+
+    No word for a canceled order is documented: it may be called "Completed" as well. Whether it was matched says the
+    history; where that does not tell, the order is closed, and nobody knows how.
+    """
+    if row is None or row.is_matched is None:
+        return msgspec.structs.replace(filled, state=OrderState.CLOSED, executed=None)
+    return snapshot_of_row(order, row)
 
 
 def _unmatched(row: HistoryRow) -> bool:
