@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import ssl
 from collections import Counter
+from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -848,6 +849,44 @@ async def test_server_time_out_of_reach(fault: Fault) -> None:
                 assert caught.value.code == "40011"
                 assert sandbox.orders[order_id].state is Recorded.OPEN
             assert len(sandbox.requests_to("cancel")) == 2
+
+
+@pytest.mark.virtual_time
+async def test_server_time_that_fails_once() -> None:
+    """It is asked again while the fresh signature waits."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        sandbox.faults.add(faults.server_error("server_time"))
+        sandbox.clock_offset = 30.0
+        assert isinstance(await gateway.cancel(sandbox.add_order(), timeout=100), Canceled)
+        assert len(sandbox.requests_to("cancel")) == 2
+        assert len(sandbox.requests_to("server_time")) == 2
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("ahead", [3, 100])
+async def test_a_server_whose_date_is_wrong(ahead: int) -> None:
+    """What is in front of the vendor dates its replies by another clock: that misleads one cancel, and no further."""
+    now = virtual_now()
+    async with vendor(now=now) as (sandbox, gateway):
+        sandbox.clock_offset = 30.0
+
+        def told() -> Fault:
+            moment = now() + timedelta(seconds=30)
+            body = msgspec.json.encode({"data": {"timestamp": int(moment.timestamp() * 1000)}})
+            date = faults.http_date(moment + timedelta(seconds=ahead))
+            return faults.replaced("server_time", status=200, body=body, headers={"Date": date})
+
+        sandbox.faults.add(told(), told())
+        order_id = sandbox.add_order()
+        try:
+            outcome: CancelOutcome | None = await gateway.cancel(order_id, timeout=100)
+        except AuthenticationRejected:
+            outcome = None
+        await asyncio.sleep(1.0)
+        if outcome is None:
+            outcome = await gateway.cancel(order_id, timeout=100)
+        assert isinstance(outcome, Canceled)
+        assert isinstance(await gateway.cancel(sandbox.add_order(), timeout=100), Canceled)
 
 
 @pytest.mark.virtual_time

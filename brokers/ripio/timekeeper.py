@@ -6,7 +6,7 @@ import asyncio
 import math
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tronsave_async.errors import BadReply, GatewayError
 from tronsave_async.limiter import Lane
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Timekeeper"]
 
+TRIES: Final = 2
+"""How often the vendor is asked for its time after a rejection: so many fit into the time for which signers wait."""
+
 
 class Timekeeper:
     """Tells with which time to sign.
@@ -44,6 +47,10 @@ class Timekeeper:
         self._has_heard = False
         self._trusts_replies = True
         """The time in replies has not misled a signature yet."""
+        self._trusts_dates = True
+        """Nor has the moment at which a cached answer was made."""
+        self._went_by_date = False
+        """The estimate in force is such a moment's."""
         self._renewed_at = -math.inf
         self._renewal: asyncio.Task[None] | None = None
         self._renewal_began = -math.inf
@@ -64,6 +71,7 @@ class Timekeeper:
         self._has_heard = True
         before = self._clock.offset
         self._clock.heard(stamp, exchange.departed_at, exchange.ended_at)
+        self._went_by_date = False
         if abs(self._clock.offset - before) > config.CORRECTION:
             self._renewed_at = exchange.ended_at
 
@@ -75,6 +83,7 @@ class Timekeeper:
             return
         # The estimate that was rejected agrees with what the replies say: then they tell no time to sign with.
         self._trusts_replies = self._trusts_replies and not self._has_heard
+        self._trusts_dates = self._trusts_dates and not self._went_by_date
         self._renewal_began = clock()
         self._renewal = self.ask(rejected=True)
 
@@ -111,22 +120,30 @@ class Timekeeper:
         assert exchange.ended_at is not None
         self.timestamp(b"")
         assert self._clock is not None, "just made"
-        stamp = _freshest(stamp, reply.date())
-        self._clock.told(stamp, exchange.departed_at, exchange.ended_at, rejected=rejected)
+        dated = _freshest(stamp, reply.date()) if self._trusts_dates else stamp
+        self._clock.told(dated, exchange.departed_at, exchange.ended_at, rejected=rejected)
         if rejected:
             self._renewed_at = exchange.ended_at
+            self._went_by_date = dated != stamp
         return moment
 
     async def _ask(self, rejected: bool) -> None:
+        try:
+            for _ in range(TRIES if rejected else 1):
+                if await self._was_told(rejected):
+                    return
+        finally:
+            if rejected:
+                self._renewal = None
+
+    async def _was_told(self, rejected: bool) -> bool:
         exchange = self._dispatch.admission.open_exchange("server_time", 0)
         attempt = partial(self.fetch, rejected=rejected)
         try:
             await self._dispatch.calls.admitted(exchange, Lane.CANCEL, attempt)
         except GatewayError:
-            pass
-        finally:
-            if rejected:
-                self._renewal = None
+            return False
+        return True
 
 
 def _unsigned(exchange: Exchange, seen: bool) -> Mapping[str, str]:
