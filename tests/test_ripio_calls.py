@@ -33,6 +33,7 @@ from tronsave_async import (
     Unknown,
     UsageError,
     VendorFailure,
+    Wire,
     open_gateway,
 )
 from tronsave_async import OrderState as Told
@@ -633,8 +634,9 @@ async def test_create_out_of_time_after_a_rejected_signature(where: str) -> None
         sandbox.clock_offset = 30.0
         if where == "renewal":
             sandbox.faults.add(faults.hang_before("server_time"))
-        with pytest.raises(RequestTimeout):
+        with pytest.raises(RequestTimeout) as caught:
             await gateway.create(**LIMIT, external_id="e", timeout=3)
+        assert caught.value.wire is Wire.ANSWERED
         await asyncio.sleep(100)
         assert len(sandbox.requests_to("create")) == 1
         assert len(sandbox.orders) == 0

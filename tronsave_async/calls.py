@@ -90,8 +90,7 @@ class Calls:
         except TimeoutError as late:
             error = late
             if bound.expired() and not isinstance(late, GatewayError):
-                departed = any(exchange.departed_at is not None for exchange in exchanges)
-                error = self._out_of_time(endpoint, Wire.MAYBE_SENT if departed else Wire.NOT_SENT)
+                error = self._out_of_time(endpoint, _reached(exchanges))
         except Exception as failure:  # noqa: BLE001 - whatever it is: what it leaves in doubt is said
             error = failure
         if repeatable is Repeatable.UNLESS_SENT and _in_doubt(exchanges, error):
@@ -257,6 +256,14 @@ class Calls:
 
     def _out_of_time(self, endpoint: str, wire: Wire) -> RequestTimeout:
         return RequestTimeout(self._lifetime.venue, endpoint, "out of time", wire=wire)
+
+
+def _reached(exchanges: Sequence[Exchange]) -> Wire:
+    """How far the requests of a call got, in doubt the farthest."""
+    if any(exchange.departed_at is not None for exchange in exchanges):
+        return Wire.MAYBE_SENT
+    answered = any(exchange.was_answered for exchange in exchanges)
+    return Wire.ANSWERED if answered else Wire.NOT_SENT
 
 
 def _instead_of_an_answer(error: Exception) -> str:

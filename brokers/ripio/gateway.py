@@ -297,7 +297,8 @@ class RipioGateway(Adapter):
             OutcomeUnknown: the order may or may not exist; it says how to look.
             BusinessRefusal: for example insufficient funds; nothing was created.
             VendorError: nothing was created.
-            RequestFailed, GatewayClosed, UsageError: nothing was sent.
+            RequestFailed, GatewayClosed, UsageError: nothing was created; nothing was sent, but what was rejected for
+                the time of its signature (then ``wire`` is ANSWERED).
 
         Canceling the call may leave an order behind if the request had left.
         """
