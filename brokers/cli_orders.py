@@ -150,7 +150,10 @@ def _settings(
                 "come from the environment, or from a prompt."
             )
             raise click.BadParameter(text, context, parameter)
-    if settings.get("profile", "basic") not in {"approved", "basic"}:
+    if context.params.get("vendor") == "ripio" and settings.get("profile", "basic") not in {
+        "approved",
+        "basic",
+    }:
         raise click.BadParameter("a profile is basic or approved.", context, parameter)
     return settings
 
@@ -194,12 +197,12 @@ def order_commands(perform: Perform) -> list[click.Command]:
         from .commands import cancel
 
         # Orders that nobody hears of any more are to be canceled all the same.
-        return _act(cancel, perform, unheard=True, **typed)
+        return _act(cancel, perform, goes_on_unheard=True, **typed)
 
     def status(**typed: Any) -> int:
         from .commands import status
 
-        return _act(status, perform, unheard=False, **typed)
+        return _act(status, perform, goes_on_unheard=False, **typed)
 
     def sandbox(**typed: Any) -> int:
         return _sandbox(perform, **typed)
@@ -283,7 +286,7 @@ def _act(
     act: Callable[..., Coroutine[Any, Any, int]],
     perform: Perform,
     *,
-    unheard: bool,
+    goes_on_unheard: bool,
     vendor: str,
     ids: Sequence[str],
     file: Sequence[str],
@@ -292,7 +295,7 @@ def _act(
     as_json: bool,
     options: Mapping[str, str],
 ) -> int:
-    """``unheard``: the work goes on where its lines cannot be written any more."""
+    """``goes_on_unheard``: the work goes on where its lines cannot be written any more."""
     from tronsave_async import CredentialsMissing, GatewayError, UsageError
 
     from .commands import DISCREET, REJECTIONS, refs_of
@@ -303,7 +306,7 @@ def _act(
     except UsageError as error:
         raise click.UsageError(f"{error}.", click.get_current_context()) from None
     limit = None if math.isinf(timeout) else timeout
-    journal = _Journal(orders, as_json=as_json, unheard=unheard)
+    journal = _Journal(orders, as_json=as_json, goes_on_unheard=goes_on_unheard)
     try:
         ended = perform(journal.follow(gateway, act, limit))
     except GatewayError as error:
@@ -329,7 +332,7 @@ def _open(vendor: str, options: Mapping[str, str]) -> OrderGateway:
     from tronsave_async import CredentialsMissing, open_gateway
 
     given: dict[str, Any] = dict(options)
-    if "profile" in given:
+    if vendor == "ripio" and "profile" in given:
         from .ripio import APPROVED, BASIC
 
         given["profile"] = APPROVED if given["profile"] == "approved" else BASIC
@@ -380,17 +383,17 @@ class _Journal:
     Args:
         orders: all of them.
         as_json: whether the lines are JSON.
-        unheard: the work goes on where they cannot be written any more; else it ends.
+        goes_on_unheard: the work goes on where they cannot be written any more; else it ends.
     """
 
-    def __init__(self, orders: Sequence[OrderRef], *, as_json: bool, unheard: bool) -> None:
+    def __init__(self, orders: Sequence[OrderRef], *, as_json: bool, goes_on_unheard: bool) -> None:
         from .commands import CLOSED, encode, exit_code
 
         self.closed = 0
         """Orders that are proved closed."""
         self.failure: OSError | None = None
         """Why lines cannot be written any more."""
-        self._unheard = unheard
+        self._goes_on_unheard = goes_on_unheard
         self._orders = orders
         self._is_closed: Callable[[Answer], bool] = lambda answer: exit_code([answer]) == CLOSED
         self._meter = _Meter(len(orders))
@@ -423,11 +426,12 @@ class _Journal:
         finally:
             ticking.cancel()
             self._meter.clear()
-            if self.failure is not None and not self._unheard:
+            if self.failure is not None and not self._goes_on_unheard:
                 raise self.failure
 
     def _tell(self, answer: Answer) -> None:
         self.closed += self._is_closed(answer)
+        self._meter.done += 1
         if self.failure is not None:
             return
         self._meter.clear()
@@ -435,9 +439,8 @@ class _Journal:
             click.echo(self._line(answer), nl=False, color=True)
         except OSError as error:
             self.failure = error
-            if not self._unheard:
+            if not self._goes_on_unheard:
                 self._stop()
-        self._meter.done += 1
 
 
 class _Columns:

@@ -325,11 +325,11 @@ class Disasters(RuleBasedStateMachine):
     def replace(self, name: str) -> None:
         """A name is given to a new order, where that is possible, and nobody asks about the old one."""
         if self.policy.has_socket and name in KNOWN and not self.judge.open_errands(name):
+            new = self._desk.dispatcher.cancels.new_order(OrderRef(id=name), 1.0)
+            self._run(new.departs)
             self.vendor.place(name)
             self.judge.replaces(name)
-            cancels, order = self._desk.dispatcher.cancels, OrderRef(id=name)
-            self._run(partial(cancels.rename, order, 1.0))
-            self._run(partial(cancels.renamed, order))
+            self._run(new.is_there)
 
     def ask_about_the_next_of_a_name(self, name: str) -> None:
         """The reply about an old order comes when a cancel of the new one of its name is in doubt."""
@@ -362,9 +362,11 @@ class Disasters(RuleBasedStateMachine):
 
     def choke(self, is_choked: bool) -> None:
         """The system takes no more bytes for the socket, or takes them again."""
-        if (socket := self._desk.socket) is not None and socket.current is not None:
+        socket = self._desk.socket
+        if socket is not None and (current := socket.current) is not None:
             self.judge.trouble()
-            socket.current.is_choked = is_choked
+            self.judge.is_choked = lambda: current is socket.current and current.is_choked
+            current.is_choked = is_choked
             if not is_choked:
                 self._run(socket.writable)
 

@@ -356,7 +356,7 @@ async def forsaken(gateway: RipioGateway, how: str) -> None:
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("how", ["timeout", "canceled"])
-@pytest.mark.parametrize("slow", [1.0, 9.0])
+@pytest.mark.parametrize("slow", [1.0, config.CREATION_TIME - 0.1])
 async def test_an_order_that_is_not_there_yet(how: str, slow: float) -> None:
     """The vendor takes its time for the creation, and knows no such order meanwhile: it is canceled once it is
     there."""
@@ -424,6 +424,49 @@ async def test_a_refused_creation_makes_no_cancel_wait() -> None:
             outcome = await gateway.cancel(NAMED, timeout=60)
             assert isinstance(outcome, NotFound)
             assert (outcome.elapsed > 1) == in_doubt
+
+
+@pytest.mark.virtual_time
+async def test_a_creation_that_never_left_says_nothing_about_another() -> None:
+    """One is in doubt; the next of the name ends in the queue: the first may still take effect."""
+    limit = RateLimit(1, per=2.0, margin=0.0)
+    async with vendor(now=virtual_now(), gateway_rate_limit=limit) as (sandbox, gateway):
+        sandbox.faults.add(faults.hang_before("create"))
+        await forsaken(gateway, "timeout")
+        with pytest.raises(RequestTimeout) as caught:
+            await gateway.create(**LIMIT, external_id="e", timeout=0.5)
+        assert caught.value.wire is Wire.NOT_SENT
+        asyncio.get_running_loop().call_later(5.0, lambda: sandbox.add_order(external_id="e"))
+        outcome = await gateway.cancel(NAMED, timeout=60)
+        assert isinstance(outcome, Canceled)
+        assert len(sandbox.requests_to("create")) == 1
+
+
+@pytest.mark.virtual_time
+async def test_a_creation_that_is_signed_anew_is_one() -> None:
+    """Its first request was rejected unprocessed, the second refused: nothing is left to wait for."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        sandbox.clock_offset = 30.0
+        sandbox.faults.add(
+            faults.Fault(endpoint="create"),
+            faults.replaced("create", status=400, body=refused(400, 40010, "Insufficient funds")),
+        )
+        with pytest.raises(BusinessRefusal | InvalidRequest):  # type: ignore[arg-type]
+            await gateway.create(**LIMIT, external_id="e", timeout=100)
+        assert len(sandbox.requests_to("create")) == 2
+        outcome = await gateway.cancel(NAMED, timeout=60)
+        assert isinstance(outcome, NotFound)
+        assert outcome.elapsed < 1
+
+
+@pytest.mark.virtual_time
+async def test_a_creation_has_nearly_all_of_its_time_for_the_answer() -> None:
+    """Only the last second is kept for a look."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        sandbox.faults.add(faults.late("create", delay=10.5))
+        order = await gateway.create(**LIMIT, external_id="e", timeout=12.0)
+        assert list(sandbox.orders) == [order.id]
+        assert not sandbox.requests_to("order_by_external_id")
 
 
 @pytest.mark.virtual_time

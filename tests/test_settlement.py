@@ -8,6 +8,7 @@ import gc
 import weakref
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -528,7 +529,7 @@ def test_a_record_that_hides_a_cancel_proves_no_order_alive() -> None:
             started=STARTED,
             attempts=LIMIT,
             doubts=Doubts(),
-            tells_canceled=tells,
+            tells_canceled=partial(dict.__getitem__, {ORDER: tells}),
         )
         tell(case, UNPROVED)
         tell(case, reads(OPEN))
@@ -790,7 +791,7 @@ def test_what_was_asked_about_the_old_order_of_a_name_says_nothing_about_the_new
     )
     tell(old, NO_REPLY)
     tell(older, NO_REPLY)
-    doubts.rename(ORDER, NOW, LATER)
+    doubts.creating(ORDER, NOW, LATER)
     new = Case(ORDER, VENUE, started=NOW, attempts=LIMIT, doubts=doubts)
     tell(new, NO_REPLY)
     assert not doubts.resolve(ORDER.name, SUCCESS, NOW - 0.001)
@@ -800,7 +801,7 @@ def test_what_was_asked_about_the_old_order_of_a_name_says_nothing_about_the_new
     assert not doubts.resolve(ORDER.name, SUCCESS, None)
     doubts.dispel(ORDER, NOW - 0.001)
     tell(older, reads(FILLED))
-    doubts.renamed(ORDER, LATER)
+    doubts.created(ORDER, LATER)
     assert doubts.hold(ORDER)
     assert doubts.resolve(ORDER.name, SUCCESS, NOW)
     assert new.consult(NOW)
@@ -814,13 +815,13 @@ def test_doubt_about_the_old_order_of_a_name_lasts_until_there_is_a_new_one() ->
     """A creation may fail, or be lost: then the name is the old order's still, whose cancel is in doubt."""
     doubts = Doubts()
     doubts.cast(ORDER)
-    doubts.rename(ORDER, NOW, LATER)
+    doubts.creating(ORDER, NOW, LATER)
     assert doubts.hold(ORDER)
     assert sharing(doubts).doubt
-    doubts.rename(ORDER, NOW + 1.0, LATER)  # the creation is sent again
+    doubts.creating(ORDER, NOW + 1.0, LATER)  # the creation is sent again
     assert sharing(doubts).doubt
-    doubts.renamed(ORDER, LATER)
-    doubts.renamed(ORDER, LATER)
+    doubts.created(ORDER, LATER)
+    doubts.created(ORDER, LATER)
     assert not sharing(doubts).doubt
 
 
@@ -828,7 +829,7 @@ def test_each_proof_ends_the_doubt_about_the_order_that_it_is_about() -> None:
     """About the former one of a name, or about the one that has it, whatever else is in doubt."""
     doubts = Doubts()
     doubts.cast(ORDER)
-    doubts.rename(ORDER, NOW, LATER)
+    doubts.creating(ORDER, NOW, LATER)
     doubts.dispel(ORDER, STARTED)
     assert not doubts.hold(ORDER)
     new = Case(ORDER, VENUE, started=NOW, attempts=LIMIT, doubts=doubts)
@@ -844,9 +845,9 @@ def test_who_waits_is_told_however_often_its_name_is_given_away() -> None:
     doubts = Doubts()
     first, second = sharing(doubts), sharing(doubts)
     tell(first, NO_REPLY)
-    doubts.rename(ORDER, NOW, LATER)
+    doubts.creating(ORDER, NOW, LATER)
     tell(second, NO_REPLY)
-    doubts.rename(ORDER, NOW + 1.0, LATER)
+    doubts.creating(ORDER, NOW + 1.0, LATER)
     assert not doubts.resolve(ORDER.name, SUCCESS, NOW)
     for case in (first, second):
         assert case.consult(NOW)
@@ -860,13 +861,13 @@ def test_the_latest_renamings_are_remembered() -> None:
     orders = [OrderRef(client_id=str(index)) for index in range(REMEMBERED)]
     for order in (*orders, orders[0], OrderRef(client_id="one more")):
         doubts.cast(order)
-        doubts.rename(order, NOW, LATER)
+        doubts.creating(order, NOW, LATER)
     assert [doubts.hold(order) for order in orders[:3]] == [True, False, True]
     for order in orders[:3]:
         doubts.cast(order)
         doubts.dispel(order, STARTED)
     for order in orders[:3]:
-        doubts.renamed(order, LATER)
+        doubts.created(order, LATER)
     assert [doubts.hold(order) for order in orders[:3]] == [True, False, True]
 
 
@@ -888,7 +889,7 @@ CLOSED_BEFORE = Verdict(meaning=Meaning.ALREADY_CLOSED, state=FILLED)
 def test_an_answer_from_before_the_creation_ended_proves_no_absence(outdated: Verdict) -> None:
     """The order may come to be after the vendor looked for it: it is asked for again, once that is over."""
     doubts = Doubts()
-    doubts.rename(ORDER, STARTED, LATER)
+    doubts.creating(ORDER, STARTED, LATER)
     for departed_at in (STARTED, NOW, LATER - 0.001):
         case = asked(sharing(doubts), departed_at)
         assert case.answered(outdated, NOW) is Step.SEND_WHEN_CREATED
@@ -896,7 +897,7 @@ def test_an_answer_from_before_the_creation_ended_proves_no_absence(outdated: Ve
         asked(case, LATER)
         assert case.answered(outdated, LATER) is Step.DONE
         assert isinstance(case.outcome, NotFound | AlreadyClosed)
-    doubts.renamed(ORDER, NOW)
+    doubts.created(ORDER, NOW)
     case = asked(sharing(doubts), NOW - 0.001)
     assert case.answered(outdated, NOW) is Step.SEND_WHEN_CREATED
     assert asked(case, NOW).answered(outdated, NOW) is Step.DONE
@@ -906,17 +907,17 @@ def test_an_answer_from_before_the_creation_ended_proves_no_absence(outdated: Ve
 def test_who_asked_before_a_creation_left_asked_about_the_former_order(outdated: Verdict) -> None:
     """The answer is true of that, and the new order is not canceled for it."""
     doubts = Doubts()
-    doubts.rename(ORDER, NOW, LATER)
+    doubts.creating(ORDER, NOW, LATER)
     assert asked(sharing(doubts), NOW - 0.001).answered(outdated, NOW) is Step.DONE
     assert asked(sharing(doubts), NOW).answered(outdated, NOW) is Step.SEND_WHEN_CREATED
-    doubts.rename(ORDER, LATER, LATER + 1.0)
+    doubts.creating(ORDER, LATER, LATER + 1.0)
     assert asked(sharing(doubts), LATER - 0.001).answered(outdated, LATER) is Step.DONE
 
 
 def test_without_tries_left_an_outdated_answer_proves_nothing() -> None:
     """Neither that there is no such order, nor that there is."""
     doubts = Doubts()
-    doubts.rename(ORDER, STARTED, LATER)
+    doubts.creating(ORDER, STARTED, LATER)
     case = asked(Case(ORDER, VENUE, started=STARTED, attempts=1, doubts=doubts), NOW)
     assert case.answered(GONE, NOW) is Step.DONE
     assert isinstance(case.outcome, Unknown)
@@ -930,14 +931,14 @@ def test_without_tries_left_an_outdated_answer_proves_nothing() -> None:
 def test_what_is_true_of_a_new_order_too_is_believed(verdict: Verdict) -> None:
     """A success closed it, and a refusal left it as it is."""
     doubts = Doubts()
-    doubts.rename(ORDER, STARTED, LATER)
+    doubts.creating(ORDER, STARTED, LATER)
     assert asked(sharing(doubts), NOW).answered(verdict, NOW) is Step.DONE
 
 
 def test_a_creation_that_was_refused_hides_nothing() -> None:
     """There is no new order: what the vendor says is true of the name."""
     doubts = Doubts()
-    doubts.rename(ORDER, STARTED, LATER)
+    doubts.creating(ORDER, STARTED, LATER)
     doubts.not_created(ORDER)
     doubts.not_created(ORDER)
     case = asked(sharing(doubts), NOW)
@@ -968,7 +969,7 @@ def test_the_latest_creations_are_remembered() -> None:
     doubts = Doubts()
     orders = [OrderRef(client_id=str(index)) for index in range(REMEMBERED + 1)]
     for order in orders:
-        doubts.rename(order, NOW, LATER)
+        doubts.creating(order, NOW, LATER)
     assert [doubts.may_come_after(order, NOW) for order in orders[:2]] == [False, True]
 
 

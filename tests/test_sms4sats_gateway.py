@@ -888,14 +888,42 @@ async def test_order_of_unknown_age_is_tried_at_once() -> None:
 
 
 @pytest.mark.parametrize("reading", Reading)
-async def test_an_order_that_was_canceled_before_is_not_called_alive(reading: Reading) -> None:
-    """Whatever the vendor says of an order that its buyer canceled: a second cancel does not make it live again."""
-    async with vendor(Sms4SatsRules(canceled_reads=reading)) as (sandbox, gateway):
+@pytest.mark.parametrize("known", [None, 180, 110, -30])
+async def test_an_order_that_was_canceled_before_is_not_called_alive(
+    reading: Reading, known: int | None
+) -> None:
+    """Whatever the vendor says of an order that its buyer canceled, and however old it is known to be: a second cancel
+    does not make it live again."""
+    async with vendor(Sms4SatsRules(canceled_reads=reading), gateway_early="send") as (
+        sandbox,
+        gateway,
+    ):
         (order_id,) = ripe(sandbox)
         sandbox.cancel_behind_back(order_id)
-        outcome = await gateway.cancel(order_id, timeout=5)
+        made = None if known is None else datetime.now(UTC) - timedelta(seconds=known)
+        outcome = await gateway.cancel(OrderRef(id=order_id, created_at=made), timeout=5)
         assert not isinstance(outcome, Refused)
         assert lie(sandbox, outcome) is None
+
+
+@pytest.mark.virtual_time
+async def test_an_order_that_was_held_back_is_not_too_young_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be canceled by another between its second minute and the request."""
+    now = wall_of_the_loop(monkeypatch)
+    limit = RateLimit(1, per=5.0, margin=0.0)
+    rules = Sms4SatsRules(canceled_reads=Reading.SILENT)
+    async with vendor(rules, now=now, gateway_rate_limit=limit) as (sandbox, gateway):
+        refs = [OrderRef(id=sandbox.add_order(created_at=now()), created_at=now()) for _ in "ab"]
+        canceling = asyncio.create_task(gateway.cancel_many(refs, timeout=None))
+        await asyncio.sleep(122)
+        for ref in refs:
+            if not sandbox.orders[ref.id or ""].released:
+                sandbox.cancel_behind_back(ref.id or "")
+        outcomes = await canceling
+        assert [lie(sandbox, outcome) for outcome in outcomes] == [None, None]
+        assert isinstance(outcomes[1], Unknown)
 
 
 @pytest.mark.virtual_time

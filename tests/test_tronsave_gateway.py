@@ -484,6 +484,8 @@ async def test_completed_may_be_the_word_for_a_canceled_order(listed: bool) -> N
         outcome = await gateway.cancel(order_id, timeout=5)
         assert isinstance(outcome, Canceled | Unknown)
         assert lie(sandbox, outcome) is None
+        if isinstance(outcome, Unknown):
+            assert (await gateway.get_order(order_id)).state is not OrderState.FILLED
 
 
 @pytest.mark.parametrize("listed", [True, False])

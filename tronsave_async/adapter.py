@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from tronsave_async.errors import UsageError
 from tronsave_async.orders import OrderRef, OrderSnapshot, OrderState
@@ -95,15 +95,13 @@ class Adapter(abc.ABC):
             raise UsageError(reason)
         return ref
 
-    def _ref(self, order: OrderRef | str) -> OrderRef:
+    def _ref(self, order: object) -> OrderRef:
         if isinstance(order, str):
             return OrderRef(id=order)
         if isinstance(order, OrderRef):
             return order
-        raise UsageError(_NO_NAME.format(type(order).__name__))
-
-
-_NO_NAME: Final = "an order is named by an OrderRef, or by its id as text, not by {}"
+        kind = type(order).__name__
+        raise UsageError(f"an order is named by an OrderRef, or by its id as text, not by {kind}")
 
 
 def _check_several(orders: object) -> None:

@@ -6,12 +6,11 @@ import math
 import ssl as tls
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import TypeVar
 
 from tronsave_async.errors import UsageError
 
 __all__ = [
-    "instance",
+    "check_type",
     "quantity",
     "several_texts",
     "timeout_seconds",
@@ -19,8 +18,6 @@ __all__ = [
     "whole_number",
     "within",
 ]
-
-T = TypeVar("T")
 
 
 def timeout_seconds(timeout: object) -> float | None:
@@ -88,15 +85,14 @@ def quantity(name: str, value: object) -> Decimal | int | None:
     raise UsageError(f"{name} must be a Decimal or an int, not {type(value).__name__}")
 
 
-def instance(name: str, value: T, kind: type[T]) -> T:
-    """A value of its type, where another would only be found out in the middle of an order.
+def check_type(name: str, value: object, kind: type) -> None:
+    """Find out here what would only be found out in the middle of an order.
 
     Raises:
-        UsageError: it is of another.
+        UsageError: the value is of another type.
     """
-    if isinstance(value, kind):
-        return value
-    raise UsageError(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
+    if not isinstance(value, kind):
+        raise UsageError(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
 
 
 def several_texts(name: str, values: Iterable[str]) -> list[str]:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from tronsave_async.exchange import Exchange
     from tronsave_async.lifetime import Lifetime
 
-__all__ = ["AT_ONCE", "Cancels", "Opening", "ReadBack"]
+__all__ = ["AT_ONCE", "Cancels", "NewOrder", "Opening", "ReadBack"]
 
 
 class Opening(NamedTuple):
@@ -59,14 +59,44 @@ class Opening(NamedTuple):
 AT_ONCE: Final = Opening()
 
 
-class _Creation(NamedTuple):
-    """The creation of an order whose name the client chose."""
+class NewOrder:
+    """The creation of an order whose name the client chose, as far as it concerns the cancels of that name.
 
+    Args:
+        cancels: the gateway's.
+        order: the name.
+        seconds: after its departure the creation has taken effect, or never will.
+    """
+
+    def __init__(self, cancels: Cancels, order: OrderRef, seconds: float) -> None:
+        self.order: Final = order
+        self.seconds: Final = seconds
+        self._cancels = cancels
+        self._has_rival = False
+        """Another creation of the name had not ended when this one left."""
+
+    def departs(self) -> None:
+        """Its request leaves, or leaves again since the vendor did not look at the first."""
+        if self._cancels.creating(self):
+            self._has_rival = True
+
+    def is_there(self) -> None:
+        """The vendor tells the order."""
+        self._cancels.created(self)
+
+    def is_refused(self) -> None:
+        """This creation made no order, and will make none; that says nothing about another one."""
+        if not self._has_rival:
+            self._cancels.not_created(self)
+
+
+class _Creation(NamedTuple):
+    """A creation that left."""
+
+    new: NewOrder
     ended: asyncio.Future[None]
     """Done when the order is there, or never will be."""
     timer: asyncio.TimerHandle
-    is_another: bool
-    """An earlier creation of the name had not ended when this one left."""
 
 
 ReadBack = Callable[[OrderRef, Lane], Awaitable[Delivery[OrderSnapshot]]]
@@ -180,6 +210,14 @@ class Cancels:
             await many.withdraw("out of time" if bound.expired() else "the call was canceled")
         return many.outcomes()
 
+    async def read_back(
+        self, order: OrderRef, lane: Lane, *, in_doubt: bool = False
+    ) -> Delivery[OrderSnapshot]:
+        """Read an order back, which is harder where its cancel may have been carried out."""
+        if in_doubt or self._doubts.hold(order):
+            return await self._read_back_in_doubt(order, lane)
+        return await self._read_back(order, lane)
+
     # -- for the vendor -------------------------------------------------------------------------------------------
 
     def resolve(self, name: Name, verdict: Verdict, exchange: Exchange) -> None:
@@ -190,28 +228,35 @@ class Cancels:
             order = OrderRef(id=order_id, client_id=client_id)
             self._batcher.call_off(self._key(order), exchange, verdict)
 
-    def rename(self, order: OrderRef, seconds: float) -> None:
-        """The creation of a new order of this name leaves, and takes effect within so many seconds or never: what was
-        asked before says nothing about the new one, and whoever comes from now on asks anew."""
-        now, name, loop = clock(), order.name, self._lifetime.loop
-        self._doubts.rename(order, now, now + seconds)
-        self._batcher.detach(self._key(order))
-        is_another = name in self._creations
+    def new_order(self, order: OrderRef, seconds: float) -> NewOrder:
+        """What is to be told of the creation of an order whose name the client chose. It takes effect within so many
+        seconds of its departure, or never."""
+        return NewOrder(self, order, seconds)
+
+    def creating(self, new: NewOrder) -> bool:
+        """A creation leaves (internal to `NewOrder`): what was asked before says nothing about the new order, and
+        whoever comes from now on asks anew. True if another creation of the name is under way, or in doubt."""
+        name, loop = new.order.name, asyncio.get_running_loop()
+        now = loop.time()
+        self._doubts.creating(new.order, now, now + new.seconds)
+        self._batcher.detach(self._key(new.order))
+        before = self._creations.get(name)
         self._end_creation(name)
-        end = loop.call_at(now + seconds, self._end_creation, name)
-        self._creations[name] = _Creation(loop.create_future(), end, is_another)
+        timer = loop.call_at(now + new.seconds, self._end_creation, name)
+        self._creations[name] = _Creation(new, loop.create_future(), timer)
+        return before is not None and before.new is not new
 
-    def renamed(self, order: OrderRef) -> None:
-        """The new order of this name is there: what is in doubt about a former one says nothing about it."""
-        self._doubts.renamed(order, clock())
-        self._end_creation(order.name)
+    def created(self, new: NewOrder) -> None:
+        """The new order is there (internal to `NewOrder`): doubt about a former one of the name is none about it."""
+        self._doubts.created(new.order, clock())
+        self._end_creation(new.order.name)
 
-    def not_created(self, order: OrderRef) -> None:
-        """The creation of an order of this name was refused. That says nothing about another one in doubt."""
-        creation = self._creations.get(order.name)
-        if creation is not None and not creation.is_another:
-            self._doubts.not_created(order)
-            self._end_creation(order.name)
+    def not_created(self, new: NewOrder) -> None:
+        """It never will be (internal to `NewOrder`)."""
+        creation = self._creations.get(new.order.name)
+        if creation is not None and creation.new is new:
+            self._doubts.not_created(new.order)
+            self._end_creation(new.order.name)
 
     def end(self) -> None:
         """The gateway is closed: no call waits any more."""
@@ -230,7 +275,7 @@ class Cancels:
             attempts=self._back_off.attempts,
             doubts=self._doubts,
             read_first=self._read_first,
-            tells_canceled=self._tells_canceled(order),
+            tells_canceled=self._tells_canceled,
         )
 
     async def begin(self, case: Case, opening: Opening, deadline: float | None) -> None:
@@ -355,8 +400,7 @@ class Cancels:
     async def _look_back(self, case: Case) -> Step:
         started = clock()
         try:
-            read_back = self._read_back_in_doubt if case.doubt else self._read_back
-            delivery = await read_back(case.order, Lane.CANCEL)
+            delivery = await self.read_back(case.order, Lane.CANCEL, in_doubt=case.doubt)
         finally:
             case.read_back_time += clock() - started
         if delivery.failure is None:
@@ -370,9 +414,7 @@ class Cancels:
         """Wait before a step; False, and no wait, where the quota of repeats is used up."""
         exchange = case.exchange
         assert exchange is not None, "only a failed request asks for a pause"
-        # The first look at the order is no repeat: it is what the doubt calls for.
-        looks_first = not step.sends and not case.was_read
-        if not looks_first and not self._back_off.admits(exchange):
+        if case.is_repeat(step) and not self._back_off.admits(exchange):
             return False
         attempts, reason = case.attempts, case.reason
         await self._back_off.pause(step.value, case.failures, attempts, exchange, reason)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import anyio
 
 from tronsave_async.admission import Admission, Meter
-from tronsave_async.arguments import instance
+from tronsave_async.arguments import check_type
 from tronsave_async.backoff import BackOff
 from tronsave_async.calls import Calls
 from tronsave_async.cancels import AT_ONCE, Cancels, Opening, ReadBack
@@ -71,10 +71,10 @@ class Dispatcher:
         telemetry: TelemetryHook | None,
     ) -> None:
         if limiter is not None:
-            instance("limiter", limiter, RateLimiter)
-        instance("retry", retry, RetryPolicy)
+            check_type("limiter", limiter, RateLimiter)
+        check_type("retry", retry, RetryPolicy)
         for meter in meters.values():
-            instance("rate_limit", meter.limit, RateLimit)
+            check_type("rate_limit", meter.limit, RateLimit)
         self.venue: Final = venue
         self._emit: Final = emitter(telemetry)
         self.lifetime: Final = Lifetime(venue)
@@ -90,7 +90,6 @@ class Dispatcher:
         self.calls: Final = Calls(self.lifetime, self.admission, self._back_off)
         self.cancels: Cancels
         """Set by `settle_with`."""
-        self._read_back: ReadBack
         self._transports = transports
         self._batchers: list[Batcher[Any, Any]] = []
         self._closer: asyncio.Task[None] | None = None
@@ -146,7 +145,6 @@ class Dispatcher:
             read_first: after a lost reply, an order is read back before its cancel is repeated.
             tells_canceled: whether the vendor's record tells an order that was canceled before from one that waits.
         """
-        self._read_back = read_back
         self.cancels = Cancels(
             self.lifetime,
             self._back_off,
@@ -169,7 +167,7 @@ class Dispatcher:
             RequestFailed, VendorError: the last attempt's error.
             GatewayClosed, UsageError: nothing was sent.
         """
-        fetch = partial(self._read_back, order, Lane.READ)
+        fetch = partial(self.cancels.read_back, order, Lane.READ)
         return await self.calls.read("get_order", fetch, timeout)
 
     async def aclose(self) -> None:

@@ -51,7 +51,7 @@ from tronsave_async.outcomes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from tronsave_async.exchange import Exchange
@@ -207,7 +207,7 @@ class Doubts:
         Only the success of a cancel proves something: to the cases that wait to know, and to nobody who comes later,
         when the name may be another order's. True if it proves something about the order that has the name.
         """
-        if verdict.meaning is not Meaning.CANCELED:
+        if verdict.meaning is not Meaning.CANCELED or not (self._orders or self._former):
             return False
         doubts = self._about(name, since)
         waiting = doubts.pop(name, None)
@@ -226,7 +226,7 @@ class Doubts:
             return False
         return order.name in self._orders or order.name in self._former
 
-    def rename(self, order: OrderRef, now: float, until: float) -> None:
+    def creating(self, order: OrderRef, now: float, until: float) -> None:
         """The creation of a new order of this name leaves: what was asked before says nothing about the new one. It
         takes effect before ``until``, or never."""
         name = order.name
@@ -236,7 +236,7 @@ class Doubts:
         if waiting is not None:
             _remember(self._former, name, waiting | self._former.get(name, WeakSet()))
 
-    def renamed(self, order: OrderRef, now: float) -> None:
+    def created(self, order: OrderRef, now: float) -> None:
         """The new order is there: doubt about the former one is none about it."""
         self._former.pop(order.name, None)
         _remember(self._absent_until, order.name, now)
@@ -297,8 +297,8 @@ class Case:
         read_first: after a lost reply, read the order back before repeating the cancel. Otherwise the cancel is
             repeated first: right where a repeat costs no more than a look, and reaches further. After an answer that
             leaves doubt, the order is read back first in any case.
-        tells_canceled: the vendor's record of an order that was canceled differs from that of one that waits. Where
-            that is not known, an order that seems to wait after its cancel was refused is not proved alive.
+        tells_canceled: whether the vendor's record of an order, if it was canceled, differs from that of one that
+            waits. Where that is not known, one that seems to wait after its cancel was refused is not proved alive.
     """
 
     __slots__ = (
@@ -341,7 +341,7 @@ class Case:
         attempts: int,
         doubts: Doubts,
         read_first: bool = True,
-        tells_canceled: bool = True,
+        tells_canceled: Callable[[OrderRef], bool] = lambda order: True,
     ) -> None:
         self.order = order
         self.venue = venue
@@ -486,7 +486,7 @@ class Case:
             return self._closed(Evidence.READ_BACK, state, snapshot.executed, now)
         if self._looked_first:
             return Step.SEND
-        if not self.doubt and not contradicted and self._tells_canceled:
+        if not self.doubt and not contradicted and self._tells_canceled(self.order):
             return self._settle(Refused(**self._facts(Evidence.READ_BACK, now)))
         return self._untold(now)
 
@@ -520,11 +520,16 @@ class Case:
             self._unproved(now)
 
     def must_not_repeat(self, now: float) -> Step:
-        """The quota of repeats is used up. The first look at an order in doubt is no repeat."""
-        if self.doubt and not self.was_read:
-            return self._look(pause=True)
+        """The quota of repeats is used up: the outcome is what was proved so far, and by a look that is no repeat."""
+        look = self._look(pause=True)
+        if self.doubt and not self.is_repeat(look):
+            return look
         self.give_up("the retry quota is used up", now)
         return Step.DONE
+
+    def is_repeat(self, step: Step) -> bool:
+        """Whether a step does again what was tried. The first look at an order in doubt is what the doubt calls for."""
+        return step.sends or self.was_read
 
     @property
     def was_read(self) -> bool:

@@ -112,8 +112,9 @@ NO_IDS: Final = frozenset({"all", "by-external-id", "cancel", "open", "trades"})
 PROCESSING_TIME: Final = 10.0
 """Seconds after which the vendor gives up a request (NEW, trade/websocket_api/general_api_information). What such a
 request is answered is not documented."""
-CREATION_TIME: Final = PROCESSING_TIME + 1.0
-"""Seconds after which a creation has taken effect or never will: the vendor's, and one for the way there."""
+CREATION_TIME: Final = TOLERANCE + PROCESSING_TIME
+"""Seconds after which a creation that left has taken effect or never will: so late may it arrive with its signature,
+and so long may it be processed."""
 LAST_LOOK: Final = 1.0
 """Seconds before a caller's time is over in which an unanswered creation is looked for a last time."""
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from tronsave_async.adapter import Adapter
 from tronsave_async.admission import Meter
 from tronsave_async.arguments import (
-    instance,
+    check_type,
     quantity,
     several_texts,
     timeout_seconds,
@@ -120,7 +120,7 @@ class RipioGateway(Adapter):
     ) -> None:
         token, key = Secret.of(api_token), Secret.of(secret)
         policy = RetryPolicy() if retry is None else retry
-        instance("profile", profile, config.Profile)
+        check_type("profile", profile, config.Profile)
         signer = Signer(token, key, token_field=token_field)
         self._http = HttpTransport(
             VENUE,
@@ -323,7 +323,8 @@ class RipioGateway(Adapter):
             "fill_or_kill": fill_or_kill,
         }
         creation, cancels = Creation(params), self._dispatch.cancels
-        order = creation.order
+        name = creation.order
+        new = None if name is None else cancels.new_order(name, config.CREATION_TIME)
         seconds = timeout_seconds(timeout)
         deadline = math.inf if seconds is None else clock() + seconds
         try:
@@ -334,9 +335,7 @@ class RipioGateway(Adapter):
                 creation.time_to_answer(seconds),
                 creation.how_to_check,
                 late=creation.hear_late,
-                departs=None
-                if order is None
-                else partial(cancels.rename, order, config.CREATION_TIME),
+                departs=None if new is None else new.departs,
             )
         except OutcomeUnknown as unknown:
             lifetime = self._dispatch.lifetime
@@ -345,11 +344,11 @@ class RipioGateway(Adapter):
                 raise
             created = found
         except GatewayError:  # it was not created
-            if order is not None:
-                cancels.not_created(order)
+            if new is not None:
+                new.is_refused()
             raise
-        if order is not None:
-            cancels.renamed(order)
+        if new is not None:
+            new.is_there()
         return created
 
     async def update(
@@ -375,7 +374,8 @@ class RipioGateway(Adapter):
             OutcomeUnknown: the order may or may not have been changed; it says how to look.
             OrderNotFound, BusinessRefusal: the order is not open; nothing was changed.
             VendorError: nothing was changed.
-            RequestFailed, GatewayClosed, UsageError: nothing was sent.
+            RequestFailed, GatewayClosed, UsageError: nothing was changed; nothing was sent, but what was rejected for
+                the time of its signature (then ``wire`` is ANSWERED).
 
         Canceling the call may leave the order changed if the request had left.
         """
@@ -489,12 +489,8 @@ class RipioGateway(Adapter):
     def _post_cancel(self, name: Name, batch: Batch[Name, Verdict]) -> None:
         """The same without a task: the reply is read in the step in which it comes."""
         cancel = _Cancel(self, self._admission, name, batch)
-        batch.withdraw = cancel.withdraw
+        batch.withdraw = partial(self._socket.leave, cancel)
         self._socket.post(cancel)
-
-    def _withdraw(self, cancel: _Cancel) -> None:
-        """Nobody wants a cancel any more."""
-        self._socket.leave(cancel)
 
     def _cancel_verdict(self, name: Name, exchange: Exchange, reply: wire.Frame) -> Verdict:
         """What the reply to a cancel says; whoever is in doubt about the order is told."""
@@ -610,10 +606,6 @@ class _Cancel(Posted[wire.Frame, "Verdict"]):
         """What the vendor says."""
         self._gateway._signed.note(self.exchange, reply)
         return self._gateway._cancel_verdict(self._name, self.exchange, reply)
-
-    def withdraw(self) -> None:
-        """Nobody wants it any more."""
-        self._gateway._withdraw(self)
 
     def late(self, reply: wire.Frame) -> None:
         """What it says to those in doubt."""

@@ -122,9 +122,9 @@ class Timekeeper:
         assert self._clock is not None, "just made"
         dated = _freshest(stamp, reply.date()) if self._trusts_dates else stamp
         self._clock.told(dated, exchange.departed_at, exchange.ended_at, rejected=rejected)
+        self._went_by_date = dated != stamp
         if rejected:
             self._renewed_at = exchange.ended_at
-            self._went_by_date = dated != stamp
         return moment
 
     async def _ask(self, rejected: bool) -> None:
@@ -146,6 +146,9 @@ class Timekeeper:
         return True
 
 
+_OLDEST_MS: Final = int((config.SERVER_TIME_CACHE + config.TOLERANCE) * 1000)
+
+
 def _unsigned(exchange: Exchange, seen: bool) -> Mapping[str, str]:
     exchange.depart(seen)
     return {"Cache-Control": "no-cache"}
@@ -153,11 +156,11 @@ def _unsigned(exchange: Exchange, seen: bool) -> Mapping[str, str]:
 
 def _freshest(stamp: int, sent: datetime | None) -> int:
     """The vendor's time in milliseconds, by the answer or, where that came out of a cache, by the moment in which the
-    reply was made, which is told in whole seconds."""
+    reply was made, which is told in whole seconds. What is later than a cache keeps an answer goes by another clock."""
     if sent is None:
         return stamp
     made = int(sent.timestamp() * 1000)
-    return stamp if made - stamp < 1500 else made + 500
+    return made + 500 if 1500 <= made - stamp <= _OLDEST_MS else stamp
 
 
 def _time_of(stamp: int) -> datetime:

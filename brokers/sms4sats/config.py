@@ -15,6 +15,7 @@ __all__ = [
     "AUTO_CANCEL_AFTER",
     "BASE_URL",
     "CANCEL_AFTER",
+    "CREATION_TIME",
     "LONGEST_ID",
     "PATHS",
     "RATE_LIMIT",
@@ -46,6 +47,8 @@ RATE_LIMIT: Final = RateLimit(5, per=1.0, margin=0.05)
 CANCEL_AFTER: Final = timedelta(minutes=2)
 """An order can be canceled after two minutes, if no code arrived (cancel-order). From which moment they count, creation
 or payment, is not documented: counted from creation, the vendor may still find it too early."""
+CREATION_TIME: Final = timedelta(seconds=30)
+"""By so much an order may be older than is known: its creation is noted when it is answered, and told by clocks."""
 AUTO_CANCEL_AFTER: Final = timedelta(minutes=21)
 """An order without a code is canceled by the vendor after 21 minutes (cancel-order)."""
 

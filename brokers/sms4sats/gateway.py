@@ -314,7 +314,11 @@ class Sms4SatsGateway(Adapter):
         """What the vendor says of an order that its buyer canceled is not documented. One that is too young to have
         been canceled, and seems to wait, is alive."""
         created_at = self._created_at(order)
-        return created_at is not None and datetime.now(UTC) - created_at < config.CANCEL_AFTER
+        if created_at is None:
+            return False
+        # It may be older: what is remembered is when its creation was answered.
+        age = datetime.now(UTC) - created_at
+        return timedelta(0) <= age < config.CANCEL_AFTER - config.CREATION_TIME
 
     def _created_at(self, order: OrderRef) -> datetime | None:
         return order.created_at or self._created.get(order.id or "")

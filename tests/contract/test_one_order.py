@@ -150,7 +150,7 @@ async def test_refused(kind: type[Stage]) -> None:
             assert outcome.evidence is Evidence.READ_BACK
         else:
             assert isinstance(outcome, Unknown)
-            assert outcome.last_state is OrderState.OPEN
+            assert (outcome.evidence, outcome.last_state) == (Evidence.NONE, OrderState.OPEN)
         assert outcome.message
         assert play.arrived(order) == 1
 
@@ -201,6 +201,7 @@ async def test_too_early_for_the_vendor(kind: type[Stage]) -> None:
         order = play.stage.place(play.stage.now())
         outcome = await play.cancel(order)
         assert isinstance(outcome, Refused if kind.tells_canceled else Unknown)
+        assert getattr(outcome, "last_state", OrderState.OPEN) is OrderState.OPEN
         assert play.arrived(order) == 1
 
 

@@ -37,6 +37,8 @@ from tronsave_async.errors import (
 from tronsave_async.telemetry import Answered, Lost, OutcomeReached
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tronsave_async import Event, RateLimiter, RetryPolicy
 
 __all__ = ["Errand", "Judge"]
@@ -81,6 +83,8 @@ class Judge:
         self.retry: RetryPolicy
         self.gateway = 0
         self.is_closing = False
+        self.is_choked: Callable[[], bool] = lambda: False
+        """The system takes no bytes for the socket: a trouble that lasts."""
         self._has_quota = False
         self._errands: dict[str, list[Errand]] = {}
         self._told = self._reached = 0
@@ -399,7 +403,7 @@ class Judge:
         )
 
     def _is_troubled(self, name: str, cleared: int) -> bool:
-        return max(self._trouble.get(name, 0), self._trouble_for_all) > cleared
+        return self.is_choked() or max(self._trouble.get(name, 0), self._trouble_for_all) > cleared
 
     def _cancels(self, errand: Errand) -> list[Packet]:
         """The cancels of the order by the same gateway."""
@@ -422,7 +426,11 @@ class Judge:
             and packet.departed is not None
             and packet.claimed is not None
             and packet.departed < self._end(errand)
-            and (packet in first or self._waited_alone(errand, packet.claimed))
+            and (
+                packet in first
+                # Whoever goes after a request of several took its order leaves that behind.
+                or self._waited_alone(errand, packet.asked, packet.claimed)
+            )
         ]
 
     def _first_for(self, errand: Errand) -> list[Packet]:
@@ -434,11 +442,11 @@ class Judge:
             return []
         return [p for p in cancels if errand.begun < p.asked < self._end(errand)][:1]
 
-    def _waited_alone(self, errand: Errand, moment: int) -> bool:
+    def _waited_alone(self, errand: Errand, *moments: int) -> bool:
         return not [
             other
             for other in self._errands[errand.name]
-            if other is not errand and other.is_open_at(moment)
+            if other is not errand and any(map(other.is_open_at, moments))
         ]
 
     def _doubtful(self, errand: Errand) -> list[Packet]:
