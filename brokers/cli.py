@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def _run() -> int:
 
 
 def _complain(text: str, code: int) -> int:
-    print(f"{NAME}: {text}", file=sys.stderr)
+    with suppress(OSError):  # nobody can be told: the exit code is what is left
+        print(f"{NAME}: {text}", file=sys.stderr)
     return code
 
 

@@ -150,11 +150,6 @@ def _settings(
                 "come from the environment, or from a prompt."
             )
             raise click.BadParameter(text, context, parameter)
-    if context.params.get("vendor") == "ripio" and settings.get("profile", "basic") not in {
-        "approved",
-        "basic",
-    }:
-        raise click.BadParameter("a profile is basic or approved.", context, parameter)
     return settings
 
 
@@ -335,7 +330,11 @@ def _open(vendor: str, options: Mapping[str, str]) -> OrderGateway:
     if vendor == "ripio" and "profile" in given:
         from .ripio import APPROVED, BASIC
 
-        given["profile"] = APPROVED if given["profile"] == "approved" else BASIC
+        profiles = {"approved": APPROVED, "basic": BASIC}
+        if given["profile"] not in profiles:
+            text = "a profile is approved or basic."
+            raise click.UsageError(text, click.get_current_context())
+        given["profile"] = profiles[given["profile"]]
     asked: set[str] = set()
     while True:
         try:

@@ -600,7 +600,7 @@ def test_an_address_that_is_not_the_vendors(tronsave: TronSaveSandbox, typed: Ty
         (["tronsave", "a", "-o", f"{CANARY}="], "Credentials are never arguments"),
         (["tronsave", "a", f"--api-key={CANARY}"], "No such option"),
         (["tronsave", "a", "-o", "request_timeout=3"], "what can be set is base_url, early, pro"),
-        (["ripio", "a", "-o", "profile=pro"], "a profile is basic or approved."),
+        (["ripio", "a", "-o", "profile=pro"], "a profile is approved or basic."),
         (["tronsave", "a", "-o", "profile=approved"], "the tronsave gateway has no option profile"),
     ],
 )

@@ -342,8 +342,7 @@ async def test_equal_keys_share_one_slot(room: Room) -> None:
 
 @pytest.mark.parametrize("departed", [False, True])
 async def test_a_newcomer_shares_the_cancel_under_way(room: Room, departed: bool) -> None:
-    """With ``join_departed`` a key whose request is under way is not sent again; the newcomer learns whether it had
-    left before."""
+    """With ``join_departed`` a key whose request is under way is not sent again."""
     (early,) = room.want("a")
     await turns()
     request = await room.sent(departed=departed)
@@ -355,26 +354,27 @@ async def test_a_newcomer_shares_the_cancel_under_way(room: Room, departed: bool
     request.reply.set_result(echo("a"))
     await turns()
     assert (early.value, late.value) == ("a!", "a!")
-    assert (early.delivery.joined, late.delivery.joined) == (False, departed)
     assert len(room.requests) == 1
 
 
-async def test_what_was_divided_is_sent_after_the_newcomer_came(room: Room) -> None:
-    """Whoever joined a request that was divided gets the answer to another, which left after it came."""
+@pytest.mark.parametrize("departed", [False, True])
+async def test_a_key_that_may_name_something_else_by_now(room: Room, departed: bool) -> None:
+    """A request that left before the newcomer came is not shared, and whoever comes later shares the newcomer's."""
+    room.batcher._is_reusable = lambda key: key == "a"
     room.want("a", "b")
     await turns()
-    request = await room.sent(departed=True)
-    (late,) = room.want("a")
-    request.reply.set_exception(Divide())
+    first = await room.sent(departed=departed)
+    late = room.want("a", "b")
     await turns()
-    again = await room.sent(departed=True)
-    again.reply.set_result(echo("a"))
+    assert [caller.ticket.taken for caller in late] == [not departed, True]
+    if not departed:
+        first.connected.set_result(None)
+    first.reply.set_result({"a": "a!", "b": "b!"})
+    if departed:
+        second = await room.sent(departed=True)
+        second.reply.set_result({"a": "again"})
     await turns()
-    other = await room.sent(departed=True)
-    other.reply.set_result(echo("b"))
-    await turns()
-    assert late.value == "a!"
-    assert (late.delivery.joined, late.delivery.divided) == (False, 1)
+    assert [caller.value for caller in late] == ["again" if departed else "a!", "b!"]
 
 
 @pytest.mark.parametrize("departed", [False, True])

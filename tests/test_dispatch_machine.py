@@ -325,7 +325,7 @@ class Disasters(RuleBasedStateMachine):
     def replace(self, name: str) -> None:
         """A name is given to a new order, where that is possible, and nobody asks about the old one."""
         if self.policy.has_socket and name in KNOWN and not self.judge.open_errands(name):
-            new = self._desk.dispatcher.cancels.new_order(OrderRef(id=name), 1.0)
+            new = self._desk.dispatcher.cancels.creations.new_order(OrderRef(id=name), 1.0)
             self._run(new.departs)
             self.vendor.place(name)
             self.judge.replaces(name)

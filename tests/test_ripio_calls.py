@@ -386,7 +386,8 @@ async def test_an_order_that_is_created_while_its_cancel_waits() -> None:
         )
         order = await creating
         for outcome in (one, *several):
-            assert isinstance(outcome, Canceled)
+            assert outcome.closed
+            assert lie(sandbox, outcome) is None
             assert 2.8 < outcome.elapsed < 3.1
         assert sandbox.orders[order.id].state is OrderState.CANCELED
 
@@ -449,11 +450,114 @@ async def test_a_creation_that_is_signed_anew_is_one() -> None:
         sandbox.clock_offset = 30.0
         sandbox.faults.add(
             faults.Fault(endpoint="create"),
-            faults.replaced("create", status=400, body=refused(400, 40010, "Insufficient funds")),
+            faults.replaced("create", status=400, body=refused(400, 40011, "Insufficient funds")),
         )
-        with pytest.raises(BusinessRefusal | InvalidRequest):  # type: ignore[arg-type]
+        with pytest.raises(BusinessRefusal):
             await gateway.create(**LIMIT, external_id="e", timeout=100)
         assert len(sandbox.requests_to("create")) == 2
+        outcome = await gateway.cancel(NAMED, timeout=60)
+        assert isinstance(outcome, NotFound)
+        assert outcome.elapsed < 1
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("end", ["cancel_behind_back", "fill"])
+async def test_a_look_at_a_former_order_is_not_about_the_new_one(end: str) -> None:
+    """While a creation is under way the vendor's record of the name is still the former order's."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        getattr(sandbox, end)(sandbox.add_order(external_id="e"))
+        sandbox.faults.add(faults.hang_before("create"))
+        loop, born = asyncio.get_running_loop(), []
+        loop.call_later(3.0, lambda: born.append(sandbox.add_order(external_id="e")))
+        await forsaken(gateway, "canceled")
+        sandbox.faults.add(faults.server_error("cancel"))
+        outcome = await gateway.cancel(NAMED, timeout=60)
+        assert isinstance(outcome, Canceled)
+        assert sandbox.orders[born[0]].state is OrderState.CANCELED
+
+
+@pytest.mark.virtual_time
+async def test_a_success_of_before_the_call_is_not_taken() -> None:
+    """Another process gives the name to a new order while the cancel of the former one is under way."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        sandbox.add_order(external_id="e")
+        sandbox.faults.add(faults.late("cancel", delay=1.0))
+        first = asyncio.create_task(gateway.cancel(NAMED))
+        await sandbox.arrived(1, "cancel")
+        new = sandbox.add_order(external_id="e")
+        assert isinstance(await gateway.cancel(NAMED), Canceled)
+        assert sandbox.orders[new].state is OrderState.CANCELED
+        assert isinstance(await first, Canceled)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("trouble", ["shared", "lost", "waiting"])
+async def test_a_cancel_never_reaches_an_order_that_came_after_its_call(trouble: str) -> None:
+    """Whatever it waits for: once its name is given to a new order, it is not sent any more."""
+    async with vendor(now=virtual_now(), gateway_retry=PROMPT) as (sandbox, gateway):
+        if trouble == "waiting":
+            sandbox.faults.add(faults.hang_before("create"))
+            await forsaken(gateway, "canceled")
+        fault = (
+            faults.drop_before("cancel") if trouble == "lost" else faults.late("cancel", delay=1)
+        )
+        sandbox.faults.add(fault, faults.late("order_by_external_id", delay=1.0))
+        callers = [asyncio.create_task(gateway.cancel(NAMED, timeout=60))]
+        await sandbox.arrived(1, "cancel")
+        callers.append(asyncio.create_task(gateway.cancel(NAMED, timeout=60)))
+        await asyncio.sleep(0 if trouble == "lost" else 0.5)
+        order = await gateway.create(**LIMIT, external_id="e", timeout=100)
+        outcomes = await asyncio.gather(*callers)
+        assert sandbox.orders[order.id].state is OrderState.OPEN
+        assert not any(outcome.closed for outcome in outcomes)
+
+
+@pytest.mark.virtual_time
+async def test_two_creations_of_a_name_at_once() -> None:
+    """The end of one is not the other's."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        sandbox.faults.add(faults.late("create", delay=2.0), faults.hang_before("create"))
+        first = asyncio.create_task(gateway.create(**LIMIT, external_id="e"))
+        await asyncio.sleep(0.1)
+        second = asyncio.create_task(gateway.create(**LIMIT, external_id="e"))
+        loop, born = asyncio.get_running_loop(), []
+        loop.call_later(7.0, lambda: born.append(sandbox.add_order(external_id="e")))
+        order = await first
+        second.cancel()
+        assert isinstance(await gateway.cancel(NAMED, timeout=60), Canceled)
+        assert sandbox.orders[order.id].state is OrderState.CANCELED
+        assert isinstance(await gateway.cancel(NAMED, timeout=60), Canceled)
+        assert sandbox.orders[born[0]].state is OrderState.CANCELED
+
+
+@pytest.mark.virtual_time
+async def test_a_late_reply_to_a_creation_wakes_its_cancels() -> None:
+    """Nobody waits for the order any more, but those who want it canceled."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        sandbox.faults.add(
+            faults.late("create", delay=1.0), faults.replaced("cancel", status=200, body=GONE)
+        )
+        await forsaken(gateway, "canceled")
+        outcome = await gateway.cancel(NAMED, timeout=8)
+        assert isinstance(outcome, Canceled)
+        assert outcome.elapsed < 1
+
+
+@pytest.mark.virtual_time
+async def test_refused_creations_do_not_prolong_an_earlier_one() -> None:
+    """What is in doubt is the first; it ends in its time, however often the creation is tried again."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        sandbox.faults.add(faults.hang_before("create"))
+        await forsaken(gateway, "canceled")
+        for _ in range(4):
+            await asyncio.sleep(5)
+            sandbox.faults.add(
+                faults.replaced(
+                    "create", status=400, body=refused(400, 40011, "Insufficient funds")
+                )
+            )
+            with pytest.raises(BusinessRefusal):
+                await gateway.create(**LIMIT, external_id="e")
         outcome = await gateway.cancel(NAMED, timeout=60)
         assert isinstance(outcome, NotFound)
         assert outcome.elapsed < 1

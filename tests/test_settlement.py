@@ -939,29 +939,53 @@ def test_a_creation_that_was_refused_hides_nothing() -> None:
     """There is no new order: what the vendor says is true of the name."""
     doubts = Doubts()
     doubts.creating(ORDER, STARTED, LATER)
-    doubts.not_created(ORDER)
-    doubts.not_created(ORDER)
+    doubts.not_created(ORDER, None)
+    doubts.not_created(ORDER, None)
     case = asked(sharing(doubts), NOW)
     assert case.answered(GONE, NOW) is Step.DONE
     assert isinstance(case.outcome, NotFound)
 
 
-@pytest.mark.parametrize("outdated", [GONE, CLOSED_BEFORE])
-def test_a_name_that_the_client_chose_may_have_been_asked_for_too_soon(outdated: Verdict) -> None:
-    """An answer to another caller's request of before this call is not about an order that came after it. The vendor's
-    own ids are never given to another order."""
-    chosen = OrderRef(client_id="bot-7")
-    for order, departed_at, joined, step in (
-        (chosen, STARTED - 0.001, True, Step.SEND_WHEN_CREATED),
-        (chosen, STARTED, True, Step.SEND_WHEN_CREATED),
-        (chosen, STARTED, False, Step.DONE),
-        (chosen, STARTED + 0.001, True, Step.DONE),
-        (chosen, None, True, Step.DONE),
-        (ORDER, STARTED - 0.001, True, Step.DONE),
-    ):
-        case = Case(order, VENUE, started=STARTED, attempts=LIMIT, doubts=Doubts())
-        case.joined = joined
-        assert asked(case, departed_at).answered(outdated, NOW) is step
+def test_another_creation_goes_on() -> None:
+    """One was refused, and one told its order: the name may still be another's that is under way."""
+    doubts = Doubts()
+    doubts.creating(ORDER, STARTED, LATER)
+    for end in (doubts.created, doubts.not_created):
+        end(ORDER, LATER)
+        case = asked(sharing(doubts), NOW)
+        assert case.answered(GONE, NOW) is Step.SEND_WHEN_CREATED
+
+
+def test_a_look_at_a_name_that_is_given_away_tells_of_the_former_order() -> None:
+    """What is read while a creation is under way may be about the order that had the name before."""
+    doubts = Doubts()
+    doubts.creating(ORDER, STARTED, LATER)
+    dead = OrderSnapshot(order=ORDER, venue=VENUE, state=FILLED)
+    case = sharing(doubts)
+    tell(case, NO_REPLY)
+    assert case.read(dead, NOW, asked_at=NOW) is Step.SEND_WHEN_CREATED
+    assert settled(case) is None
+    assert case.read(dead, LATER, asked_at=LATER) is Step.DONE
+    assert isinstance(case.outcome, AlreadyClosed)
+    last = Case(ORDER, VENUE, started=STARTED, attempts=1, doubts=Doubts())
+    last._doubts.creating(ORDER, STARTED, LATER)
+    tell(last, NO_REPLY)
+    assert last.read(dead, NOW, asked_at=NOW) is Step.DONE
+    assert isinstance(last.outcome, Unknown)
+
+
+def test_a_call_is_about_the_order_that_had_the_name() -> None:
+    """Whoever called before a creation left must not cancel the new order."""
+    doubts = Doubts()
+    case = sharing(doubts)
+    given_away = []
+    for left in (None, STARTED, STARTED + 0.001):
+        if left is not None:
+            doubts.creating(ORDER, left, LATER)
+        given_away.append(case.name_was_given_away)
+    assert given_away == [False, False, True], "who called in that very moment may be meant"
+    later = Case(ORDER, VENUE, started=NOW, attempts=LIMIT, doubts=doubts)
+    assert not later.name_was_given_away
 
 
 def test_the_latest_creations_are_remembered() -> None:

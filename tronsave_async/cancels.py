@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tronsave_async.arguments import timeout_seconds
 from tronsave_async.backoff import reach_of
 from tronsave_async.coalescing import Delivery, Mailbox, Ticket
+from tronsave_async.creations import Creations
 from tronsave_async.deadlines import Deadlines
 from tronsave_async.errors import QuotaExhausted, RequestFailed
 from tronsave_async.limiter import Lane
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from tronsave_async.exchange import Exchange
     from tronsave_async.lifetime import Lifetime
 
-__all__ = ["AT_ONCE", "Cancels", "NewOrder", "Opening", "ReadBack"]
+__all__ = ["AT_ONCE", "Cancels", "Opening", "ReadBack"]
 
 
 class Opening(NamedTuple):
@@ -57,46 +58,6 @@ class Opening(NamedTuple):
 
 
 AT_ONCE: Final = Opening()
-
-
-class NewOrder:
-    """The creation of an order whose name the client chose, as far as it concerns the cancels of that name.
-
-    Args:
-        cancels: the gateway's.
-        order: the name.
-        seconds: after its departure the creation has taken effect, or never will.
-    """
-
-    def __init__(self, cancels: Cancels, order: OrderRef, seconds: float) -> None:
-        self.order: Final = order
-        self.seconds: Final = seconds
-        self._cancels = cancels
-        self._has_rival = False
-        """Another creation of the name had not ended when this one left."""
-
-    def departs(self) -> None:
-        """Its request leaves, or leaves again since the vendor did not look at the first."""
-        if self._cancels.creating(self):
-            self._has_rival = True
-
-    def is_there(self) -> None:
-        """The vendor tells the order."""
-        self._cancels.created(self)
-
-    def is_refused(self) -> None:
-        """This creation made no order, and will make none; that says nothing about another one."""
-        if not self._has_rival:
-            self._cancels.not_created(self)
-
-
-class _Creation(NamedTuple):
-    """A creation that left."""
-
-    new: NewOrder
-    ended: asyncio.Future[None]
-    """Done when the order is there, or never will be."""
-    timer: asyncio.TimerHandle
 
 
 ReadBack = Callable[[OrderRef, Lane], Awaitable[Delivery[OrderSnapshot]]]
@@ -146,8 +107,7 @@ class Cancels:
         self._emit = emit
         self._doubts = Doubts()
         self._deadlines = Deadlines()
-        self._creations: dict[Name, _Creation] = {}
-        """Under way, or in doubt, by the names of their orders."""
+        self.creations: Final = Creations(self._doubts, self._detach)
 
     # -- for callers ----------------------------------------------------------------------------------------------
 
@@ -228,41 +188,13 @@ class Cancels:
             order = OrderRef(id=order_id, client_id=client_id)
             self._batcher.call_off(self._key(order), exchange, verdict)
 
-    def new_order(self, order: OrderRef, seconds: float) -> NewOrder:
-        """What is to be told of the creation of an order whose name the client chose. It takes effect within so many
-        seconds of its departure, or never."""
-        return NewOrder(self, order, seconds)
-
-    def creating(self, new: NewOrder) -> bool:
-        """A creation leaves (internal to `NewOrder`): what was asked before says nothing about the new order, and
-        whoever comes from now on asks anew. True if another creation of the name is under way, or in doubt."""
-        name, loop = new.order.name, asyncio.get_running_loop()
-        now = loop.time()
-        self._doubts.creating(new.order, now, now + new.seconds)
-        self._batcher.detach(self._key(new.order))
-        before = self._creations.get(name)
-        self._end_creation(name)
-        timer = loop.call_at(now + new.seconds, self._end_creation, name)
-        self._creations[name] = _Creation(new, loop.create_future(), timer)
-        return before is not None and before.new is not new
-
-    def created(self, new: NewOrder) -> None:
-        """The new order is there (internal to `NewOrder`): doubt about a former one of the name is none about it."""
-        self._doubts.created(new.order, clock())
-        self._end_creation(new.order.name)
-
-    def not_created(self, new: NewOrder) -> None:
-        """It never will be (internal to `NewOrder`)."""
-        creation = self._creations.get(new.order.name)
-        if creation is not None and creation.new is new:
-            self._doubts.not_created(new.order)
-            self._end_creation(new.order.name)
-
     def end(self) -> None:
         """The gateway is closed: no call waits any more."""
         self._deadlines.close()
-        for name in list(self._creations):
-            self._end_creation(name)
+        self.creations.end()
+
+    def _detach(self, order: OrderRef) -> None:
+        self._batcher.detach(self._key(order))
 
     # -- the steps of a case --------------------------------------------------------------------------------------
 
@@ -297,10 +229,12 @@ class Cancels:
             if step.pauses and not await self._pause(case, step):
                 step = case.must_not_repeat(clock())
                 continue
-            if step is Step.SEND_WHEN_CREATED and case.order.name in self._creations:
-                await asyncio.wait([self._creations[case.order.name].ended])
+            if step is Step.SEND_WHEN_CREATED:
+                await self.creations.end_of_one(case.order.name)
             if self._lifetime.is_over:
                 case.give_up("gateway closed", clock())
+            if case.name_was_given_away:
+                case.give_up("its name was given to a new order", clock())
             if case.consult(clock()):
                 return
             step = await (self._send(case) if step.sends else self._look_back(case))
@@ -332,7 +266,7 @@ class Cancels:
     def digest(self, case: Case, delivery: Delivery[Verdict], joined_at: float) -> Step:
         """Tell a case what its cancel request brought."""
         exchange, failure = delivery.exchange, delivery.failure
-        case.exchange, case.joined = exchange, delivery.joined
+        case.exchange = exchange
         case.queue_time += exchange.queue_time(joined_at)
         case.wire_time += exchange.wire_time
         case.was_divided(delivery.divided)
@@ -404,7 +338,7 @@ class Cancels:
         finally:
             case.read_back_time += clock() - started
         if delivery.failure is None:
-            return case.read(delivery.value, clock())
+            return case.read(delivery.value, clock(), asked_at=started)
         case.exchange = delivery.exchange
         if reach_of(delivery.failure) is Reach.ANSWERED:
             return case.read(None, clock())
@@ -419,13 +353,6 @@ class Cancels:
         attempts, reason = case.attempts, case.reason
         await self._back_off.pause(step.value, case.failures, attempts, exchange, reason)
         return True
-
-    def _end_creation(self, name: Name) -> None:
-        """An order is created, or never will be: tell those who wait for it."""
-        creation = self._creations.pop(name, None)
-        if creation is not None:
-            creation.timer.cancel()
-            creation.ended.set_result(None)
 
     def _tell(self, outcome: CancelOutcome, queue: float, wire: float, read_back: float) -> None:
         assert self._emit is not None, "checked before, so that nothing is built in vain"

@@ -40,10 +40,9 @@ class Delivery(Generic[R]):
         exchange: the request.
         divided: requests that carried the key for this caller before, were answered, and were divided.
         late: it answers an earlier request, which had been given up.
-        joined: the request had departed for others when this caller asked.
     """
 
-    __slots__ = ("divided", "exchange", "failure", "joined", "late", "value")
+    __slots__ = ("divided", "exchange", "failure", "late", "value")
 
     def __init__(
         self,
@@ -52,14 +51,12 @@ class Delivery(Generic[R]):
         failure: GatewayError | None,
         divided: int = 0,
         late: bool = False,
-        joined: bool = False,
     ) -> None:
         self.exchange = exchange
         self.value = value
         self.failure = failure
         self.divided = divided
         self.late = late
-        self.joined = joined
 
     @property
     def reached(self) -> Wire:
@@ -77,7 +74,7 @@ class Spawn(Protocol):
 class Ticket(Generic[K, R]):
     """One caller's interest in one key. It is delivered to once, or left."""
 
-    __slots__ = ("_slot", "deliver", "divided_before", "joined_at", "joined_departed")
+    __slots__ = ("_slot", "deliver", "divided_before", "joined_at")
 
     def __init__(
         self, slot: _Slot[K, R], deliver: Callable[[Delivery[R]], None], joined_at: float
@@ -86,9 +83,6 @@ class Ticket(Generic[K, R]):
         self.divided_before = slot.divided
         self.deliver = deliver
         self.joined_at = joined_at
-        batch = slot.batch
-        self.joined_departed = batch is not None and batch.exchange.departed_at is not None
-        """Its key had left with a request, which it shares."""
 
     def leave(self) -> Wire:
         """Go before the delivery.
@@ -168,6 +162,11 @@ class _Slot(Generic[K, R]):
         self.divided = 0
         """Batches with this key that were answered and divided."""
 
+    @property
+    def has_departed(self) -> bool:
+        """Its request has left."""
+        return self.batch is not None and self.batch.exchange.departed_at is not None
+
     def leave(self, ticket: Ticket[K, R]) -> Wire:
         del self.tickets[ticket]
         before = Wire.ANSWERED if ticket.divided else Wire.NOT_SENT
@@ -192,8 +191,7 @@ class _Slot(Generic[K, R]):
                 continue
             del tickets[ticket]
             divided = self.divided - ticket.divided_before
-            joined = ticket.joined_departed and not divided
-            delivery = Delivery(exchange, value, failure, divided, late, joined)
+            delivery = Delivery(exchange, value, failure, divided, late)
             guarded(ticket.deliver, delivery, "a delivery")  # a fault in one keeps no other waiting
         self.batch = None  # no cycle is left behind for the garbage collector
 
@@ -240,6 +238,8 @@ class Batcher(Generic[K, R]):
         join_departed: a newcomer may share the request that is already under way for its key, as long as somebody
             still waits for it. Right for cancels, whose aim is a state; wrong for reads, which must see what happened
             before they were asked for.
+        is_reusable: a key may name something else by the time a newcomer comes: then only a request that has not left
+            yet is shared.
         admit_at_once, post: for a maximum of one: start a request about one order with its permit, in a lane and at a
             moment (monotonic seconds), or return None if that has to be waited for; and send it without a task, tell
             its batch how it ends, and set what withdraws it as long as it has not left. What cannot go this way, or
@@ -259,6 +259,7 @@ class Batcher(Generic[K, R]):
         admit_at_once: Callable[[Lane, float], Exchange | None] | None = None,
         post: Callable[[K, Batch[K, R]], None] | None = None,
         may_post: Callable[[], bool] | None = None,
+        is_reusable: Callable[[K], bool] | None = None,
     ) -> None:
         self._maximum = maximum
         self._open_exchange = open_exchange
@@ -269,6 +270,7 @@ class Batcher(Generic[K, R]):
         self._admit_at_once = admit_at_once
         self._post = post
         self._may_post = may_post
+        self._is_reusable = is_reusable
         self._ahead: Batch[K, R] | None = None
         """The latest request that got a task of its own: until that has begun, nobody overtakes it."""
         self._waiting: dict[Lane, OrderedDict[K, _Slot[K, R]]] = {
@@ -397,7 +399,11 @@ class Batcher(Generic[K, R]):
     def _find_under_way(self, key: K) -> _Slot[K, R] | None:
         under_way = self._under_way.get(key) if self._join_departed else None
         # A request that everybody has deserted may hang: a newcomer must not wait for it.
-        return under_way if under_way is not None and under_way.tickets else None
+        if under_way is None or not under_way.tickets:
+            return None
+        if self._is_reusable is not None and under_way.has_departed and self._is_reusable(key):
+            return None
+        return under_way
 
     def _post_at_once(self, slot: _Slot[K, R], now: float) -> bool:
         """Send the request of a new slot in this step, if it can be, and overtakes nobody."""

@@ -105,9 +105,10 @@ class Dispatcher:
         join_departed: bool,
         post: Callable[[K, Batch[K, R]], None] | None = None,
         may_post: Callable[[], bool] | None = None,
+        is_reusable: Callable[[K], bool] | None = None,
     ) -> Batcher[K, R]:
-        """A waiting room for one of the vendor's calls. ``post`` sends a request without a task where nothing has to be
-        waited for, neither a permit nor, as ``may_post`` says, anything else."""
+        """A waiting room for one of the vendor's calls; see `Batcher`. ``post`` sends a request without a task where
+        nothing has to be waited for, neither a permit nor, as ``may_post`` says, anything else."""
         admission = self.admission
         batcher: Batcher[K, R] = Batcher(
             maximum=maximum,
@@ -119,6 +120,7 @@ class Dispatcher:
             admit_at_once=partial(admission.admit_at_once, endpoint),
             post=post,
             may_post=may_post,
+            is_reusable=is_reusable,
         )
         self._batchers.append(batcher)
         return batcher

@@ -236,14 +236,22 @@ class Doubts:
         if waiting is not None:
             _remember(self._former, name, waiting | self._former.get(name, WeakSet()))
 
-    def created(self, order: OrderRef, now: float) -> None:
-        """The new order is there: doubt about the former one is none about it."""
+    def created(self, order: OrderRef, until: float) -> None:
+        """The new order is there: doubt about the former one is none about it. ``until`` is now, unless there is
+        another creation of the name."""
         self._former.pop(order.name, None)
-        _remember(self._absent_until, order.name, now)
+        _remember(self._absent_until, order.name, until)
 
-    def not_created(self, order: OrderRef) -> None:
-        """The creation was refused: there is no new order, and will be none."""
-        self._absent_until.pop(order.name, None)
+    def not_created(self, order: OrderRef, until: float | None) -> None:
+        """The creation was refused: nothing comes of it. ``until`` is None, unless there is another one of the name."""
+        if until is None:
+            self._absent_until.pop(order.name, None)
+        else:
+            _remember(self._absent_until, order.name, until)
+
+    def was_given_away(self, order: OrderRef, since: float) -> bool:
+        """Whether the creation of a new order of the name left after that."""
+        return self._renamed.get(order.name, since) > since
 
     def may_come_after(self, order: OrderRef, since: float) -> bool:
         """Whether a creation had left at ``since`` whose order may have come to be after that. What was asked before it
@@ -322,7 +330,6 @@ class Case:
         "error",
         "exchange",
         "failures",
-        "joined",
         "order",
         "outcome",
         "proof",
@@ -355,8 +362,6 @@ class Case:
         """What a late answer proved."""
         self.exchange: Exchange | None = None
         """The latest request, whose failure asks for a pause."""
-        self.joined = False
-        """It had departed for others when this call wanted it."""
         self.queue_time = self.wire_time = self.read_back_time = 0.0
         self._started = started
         self._limit = attempts
@@ -391,7 +396,7 @@ class Case:
         if self._wire is Wire.NOT_SENT:
             self._wire = Wire.ANSWERED
         if verdict.meaning in _OUTDATED and self._was_asked_too_soon:
-            return Step.SEND_WHEN_CREATED if self.attempts < self._limit else self._unproved(now)
+            return self._ask_again(now)
         match verdict.meaning:
             case Meaning.CANCELED:
                 self._code, self._message = verdict.code, verdict.message
@@ -469,10 +474,14 @@ class Case:
 
     # -- what happened to a read-back -----------------------------------------------------------------------------
 
-    def read(self, snapshot: OrderSnapshot | None, now: float) -> Step:
-        """The order was read back; None where the vendor tells nothing about it."""
+    def read(
+        self, snapshot: OrderSnapshot | None, now: float, *, asked_at: float | None = None
+    ) -> Step:
+        """The order was read back, as it was after ``asked_at``; None where the vendor tells nothing about it."""
         self._reads += not self._looked_first
         self.failures = 0
+        if asked_at is not None and self._doubts.may_come_after(self.order, asked_at):
+            return self._ask_again(now)
         if snapshot is None or not (snapshot.state.is_closed or snapshot.state.is_open):
             return self._untold(now)
         state = snapshot.state
@@ -532,6 +541,11 @@ class Case:
         return step.sends or self.was_read
 
     @property
+    def name_was_given_away(self) -> bool:
+        """Since this call the creation of a new order of the name left: that must not be canceled, nor told of."""
+        return self._doubts.was_given_away(self.order, self._started)
+
+    @property
     def was_read(self) -> bool:
         """The order was read back after a cancel of it, or it was tried."""
         return self._reads > 0
@@ -548,15 +562,15 @@ class Case:
 
     @property
     def _was_asked_too_soon(self) -> bool:
-        """The answer may be older than the order: that is created meanwhile, or another caller had asked before this
-        call for a name that the client chose."""
+        """The answer may be older than the order, which is created meanwhile."""
         departed_at = None if self.exchange is None else self.exchange.departed_at
         if departed_at is None:
             return False
-        by_another = self.joined and departed_at <= self._started
-        if by_another and self.order.client_id is not None:
-            return True
         return self._doubts.may_come_after(self.order, departed_at)
+
+    def _ask_again(self, now: float) -> Step:
+        """What was told may be about a former order of the name."""
+        return Step.SEND_WHEN_CREATED if self.attempts < self._limit else self._unproved(now)
 
     def _in_doubt(self, *, look: bool) -> Step:
         self._doubt = True

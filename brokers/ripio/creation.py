@@ -6,7 +6,7 @@ import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from tronsave_async.errors import BadReply, GatewayError
+from tronsave_async.errors import BadReply
 from tronsave_async.orders import OrderRef
 from tronsave_async.outcomes import Wire
 from tronsave_async.tasks import clock
@@ -76,12 +76,8 @@ class Creation:
             raise BadReply(VENUE, "create", reason, wire=Wire.ANSWERED, status=reply.status)
         return order
 
-    def hear_late(self, reply: Frame) -> None:
-        """A reply that comes when nobody waits for it any more ends the search."""
-        try:
-            order = self.read(reply)
-        except GatewayError:
-            return
+    def is_found(self, order: Order) -> None:
+        """A reply that came when nobody waited for it any more tells the order: the search is over."""
         if not self._late.done():
             self._late.set_result(order)
 

@@ -27,7 +27,13 @@ from tronsave_async.blot import Blot
 from tronsave_async.coalescing import Batch, Delivery
 from tronsave_async.credentials import Secret
 from tronsave_async.dispatch import Dispatcher
-from tronsave_async.errors import GatewayError, OutcomeUnknown, UsageError
+from tronsave_async.errors import (
+    BadReply,
+    GatewayError,
+    OutcomeUnknown,
+    UsageError,
+    VendorFailure,
+)
 from tronsave_async.http import HttpTransport
 from tronsave_async.limiter import Lane, RateLimit, RateLimiter, Scope
 from tronsave_async.orders import OrderRef, OrderSnapshot
@@ -54,6 +60,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from tronsave_async.admission import Admission
+    from tronsave_async.creations import NewOrder
     from tronsave_async.exchange import Exchange
     from tronsave_async.settlement import Verdict
     from tronsave_async.telemetry import TelemetryHook
@@ -172,6 +179,7 @@ class RipioGateway(Adapter):
             join_departed=True,
             post=self._post_cancel,
             may_post=self._timekeeper.may_sign,
+            is_reusable=_is_chosen,
         )
         self._records = self._dispatch.batcher(
             "order", maximum=1, send=self._fetch_record, join_departed=False
@@ -322,9 +330,9 @@ class RipioGateway(Adapter):
             "immediate_or_cancel": immediate_or_cancel,
             "fill_or_kill": fill_or_kill,
         }
-        creation, cancels = Creation(params), self._dispatch.cancels
+        creation, creations = Creation(params), self._dispatch.cancels.creations
         name = creation.order
-        new = None if name is None else cancels.new_order(name, config.CREATION_TIME)
+        new = None if name is None else creations.new_order(name, config.CREATION_TIME)
         seconds = timeout_seconds(timeout)
         deadline = math.inf if seconds is None else clock() + seconds
         try:
@@ -334,7 +342,7 @@ class RipioGateway(Adapter):
                 creation.read,
                 creation.time_to_answer(seconds),
                 creation.how_to_check,
-                late=creation.hear_late,
+                late=partial(_hear_late_creation, creation, new),
                 departs=None if new is None else new.departs,
             )
         except OutcomeUnknown as unknown:
@@ -612,6 +620,26 @@ class _Cancel(Posted[wire.Frame, "Verdict"]):
         self._gateway._hear_late(self._name, self.exchange, reply)
 
 
+def _is_chosen(name: Name) -> bool:
+    """Whether the client chose the name, and may give it to another order."""
+    return name[1] is not None
+
+
+def _hear_late_creation(creation: Creation, new: NewOrder | None, reply: wire.Frame) -> None:
+    """The reply to a creation came after its end."""
+    try:
+        order = creation.read(reply)
+    except (BadReply, VendorFailure):
+        return
+    except GatewayError:
+        if new is not None:
+            new.is_refused()
+        return
+    creation.is_found(order)
+    if new is not None:
+        new.is_there()
+
+
 def _naming(name: Name) -> bytes:
     """The parameters of a cancel."""
     order_id, external_id = name
@@ -627,7 +655,11 @@ def _read_message(
 def _moment(name: str, moment: object) -> str:
     if not isinstance(moment, datetime) or moment.utcoffset() is None:
         raise UsageError(f"{name} must be an aware datetime")
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    try:
+        utc = moment.astimezone(UTC)
+    except OverflowError:
+        raise UsageError(f"{name} is out of all calendars") from None
+    return utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _page(page_size: int, current_page: int) -> dict[str, str]:

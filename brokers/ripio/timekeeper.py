@@ -129,9 +129,12 @@ class Timekeeper:
 
     async def _ask(self, rejected: bool) -> None:
         try:
-            for _ in range(TRIES if rejected else 1):
-                if await self._was_told(rejected):
-                    return
+            async with asyncio.timeout(config.CLOCK_PATIENCE):
+                for _ in range(TRIES if rejected else 1):
+                    if await self._was_told(rejected):
+                        return
+        except TimeoutError:
+            pass
         finally:
             if rejected:
                 self._renewal = None
@@ -146,9 +149,6 @@ class Timekeeper:
         return True
 
 
-_OLDEST_MS: Final = int((config.SERVER_TIME_CACHE + config.TOLERANCE) * 1000)
-
-
 def _unsigned(exchange: Exchange, seen: bool) -> Mapping[str, str]:
     exchange.depart(seen)
     return {"Cache-Control": "no-cache"}
@@ -156,11 +156,11 @@ def _unsigned(exchange: Exchange, seen: bool) -> Mapping[str, str]:
 
 def _freshest(stamp: int, sent: datetime | None) -> int:
     """The vendor's time in milliseconds, by the answer or, where that came out of a cache, by the moment in which the
-    reply was made, which is told in whole seconds. What is later than a cache keeps an answer goes by another clock."""
+    reply was made, which is told in whole seconds."""
     if sent is None:
         return stamp
     made = int(sent.timestamp() * 1000)
-    return made + 500 if 1500 <= made - stamp <= _OLDEST_MS else stamp
+    return stamp if made - stamp < 1500 else made + 500
 
 
 def _time_of(stamp: int) -> datetime:

@@ -161,7 +161,7 @@ class Sms4SatsGateway(Adapter):
             return "an order id must be visible characters without spaces"
         return None
 
-    def _ref(self, order: OrderRef | str) -> OrderRef:
+    def _ref(self, order: object) -> OrderRef:
         """The id is a secret: whatever carries the order shows it masked."""
         ref = super()._ref(order)
         return ref if ref.id is None else BearerRef(id=ref.id, created_at=ref.created_at)

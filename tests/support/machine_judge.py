@@ -270,7 +270,7 @@ class Judge:
         assert not dispatcher.calls._exchanges
         assert not dispatcher.calls._admissions
         assert not len(dispatcher.cancels._deadlines)
-        assert not dispatcher.cancels._creations
+        assert not len(dispatcher.cancels.creations)
         for batcher in (desk.cancels, desk.reads):
             assert (batcher.waiting, batcher.under_way) == (0, 0)
             tables = (batcher._under_way, batcher._batches, batcher._flushers)

@@ -126,7 +126,7 @@ def entries(gateway: Any, limiter: RateLimiter) -> dict[str, int]:
         "calls": len(dispatch.calls._exchanges),
         "admissions": len(dispatch.calls._admissions),
         "deadlines": len(dispatch.cancels._deadlines),
-        "creations": len(dispatch.cancels._creations),
+        "creations": len(dispatch.cancels.creations),
     }
     for batcher in dispatch._batchers:
         name = batcher._open_exchange.args[0]
