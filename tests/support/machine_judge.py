@@ -61,6 +61,8 @@ class Errand:
         self.begun = 0
         self.started = 0.0
         self.ended: int | None = None
+        self.ended_at = 0.0
+        """The same by the loop's time."""
         self.outcome: CancelOutcome | None = None
         self.cleared = 0
         """When the trouble that was before it had ended."""
@@ -141,7 +143,7 @@ class Judge:
     def ends(self, errand: Errand) -> None:
         """A caller goes."""
         if errand.ended is None:
-            errand.ended = self.vendor.tick()
+            errand.ended, errand.ended_at = self.vendor.tick(), self.network.loop.time()
             self.outcomes["its own cancellation"] += 1
 
     def hear(self, gateway: int, event: Event) -> None:
@@ -192,7 +194,7 @@ class Judge:
         """A caller has its outcome: judge it."""
         assert errand.outcome is None, "told once"
         now = self.network.loop.time()
-        errand.outcome, errand.ended = outcome, self.vendor.tick()
+        errand.outcome, errand.ended, errand.ended_at = outcome, self.vendor.tick(), now
         self._told += 1
         self.outcomes[type(outcome).__name__] += 1
         claims = {
@@ -211,7 +213,7 @@ class Judge:
 
     def raised(self, errand: Errand, error: GatewayError) -> None:
         """A caller has an error: the account's, where nothing is in doubt."""
-        errand.ended = self.vendor.tick()
+        errand.ended, errand.ended_at = self.vendor.tick(), self.network.loop.time()
         self.outcomes[type(error).__name__] += 1
         if isinstance(error, GatewayClosed):
             assert self.is_closing, error
@@ -426,11 +428,7 @@ class Judge:
             and packet.departed is not None
             and packet.claimed is not None
             and packet.departed < self._end(errand)
-            and (
-                packet in first
-                # Whoever goes after a request of several took its order leaves that behind.
-                or self._waited_alone(errand, packet.asked, packet.claimed)
-            )
+            and (packet in first or self._waited_alone(errand, packet.asked_at, packet.claimed))
         ]
 
     def _first_for(self, errand: Errand) -> list[Packet]:
@@ -442,11 +440,15 @@ class Judge:
             return []
         return [p for p in cancels if errand.begun < p.asked < self._end(errand)][:1]
 
-    def _waited_alone(self, errand: Errand, *moments: int) -> bool:
+    def _waited_alone(self, errand: Errand, asked_at: float, moment: int) -> bool:
+        """Whether nobody else wanted its order with a request of then. Whoever goes after a request of several took the
+        order leaves it behind, and that may be a turn of the loop before the request is seen to be asked."""
         return not [
             other
             for other in self._errands[errand.name]
-            if other is not errand and any(map(other.is_open_at, moments))
+            if other is not errand
+            and 0 < other.begun <= moment
+            and (other.ended is None or other.ended > moment or other.ended_at >= asked_at)
         ]
 
     def _doubtful(self, errand: Errand) -> list[Packet]:
