@@ -372,8 +372,10 @@ class Judge:
             case Wire.ANSWERED:
                 return bool(heard) and all(packet in heard for packet in sent)
             case Wire.MAYBE_SENT:
-                # It left unanswered, or is about to leave with a request that others wait for.
-                return len(cancels) > len(heard) or any(map(self.open_errands, self._errands))
+                # It left unanswered, or is about to leave with a request that others wait for; or the answer came in
+                # the moment in which the caller went.
+                before = [packet for packet in heard if packet.heard_at < errand.ended_at]
+                return len(cancels) > len(before) or any(map(self.open_errands, self._errands))
 
     def _is_number(self, errand: Errand, attempts: int) -> bool:
         most = self.retry.attempts if self.policy.maximum == 1 else 100
