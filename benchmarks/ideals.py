@@ -150,7 +150,8 @@ class Informed(SansIO):
         assert ref.name not in self.under_way
         permit = self.limiter.at_hand(SCOPE, self.loop, started)
         assert permit is not None
-        assert self.quota.admit(datetime.now(UTC))
+        is_admitted = self.quota.admit(datetime.now(UTC))
+        assert is_admitted
         awaited = self.under_way[ref.name] = Awaited(self.loop.create_future())
         key, business = str(next(self.requests.numbers)), business_json({"id": order})
         self.requests.pending[key] = awaited.future

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -561,6 +561,18 @@ async def test_refused_creations_do_not_prolong_an_earlier_one() -> None:
         outcome = await gateway.cancel(NAMED, timeout=60)
         assert isinstance(outcome, NotFound)
         assert outcome.elapsed < 1
+
+
+async def test_moments_at_the_ends_of_the_calendar() -> None:
+    """What is beyond is named, and what is not is sent."""
+    west, east = (timezone(timedelta(hours=hours)) for hours in (-14, 14))
+    async with vendor() as (sandbox, gateway):
+        with pytest.raises(UsageError, match=r"^expiration is out of all calendars$"):
+            await gateway.create(**LIMIT, expiration=datetime.max.replace(tzinfo=west))
+        with pytest.raises(UsageError, match=r"^end_date is out of all calendars$"):
+            await gateway.orders("BTC_BRL", end_date=datetime.min.replace(tzinfo=east))
+        assert not sandbox.requests
+        await gateway.orders("BTC_BRL", end_date=datetime.min.replace(tzinfo=UTC))
 
 
 @pytest.mark.virtual_time

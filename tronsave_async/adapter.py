@@ -58,6 +58,8 @@ class Adapter(abc.ABC):
     ) -> list[CancelOutcome]:
         """Cancel many orders; see `OrderGateway.cancel_many`."""
         _check_several(orders)
+        if on_outcome is not None and not callable(on_outcome):
+            raise UsageError("on_outcome must be callable")
         refs = [self._ref(order) for order in orders]
         del orders
         cancels = self._dispatch.cancels

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -445,7 +445,7 @@ class RipioGateway(Adapter):
         """
         # No end by default: it would be this machine's time, and hide what is newer by the vendor's.
         end = "" if end_date is None else _moment("end_date", end_date)
-        start = start_date or (end_date or datetime.now(UTC)) - config.LONGEST_PERIOD
+        start = start_date or _before(end_date or datetime.now(UTC), config.LONGEST_PERIOD)
         query = {
             "pair": pair,
             "status": ",".join(several_texts("status", status)),
@@ -650,6 +650,10 @@ def _read_message(
     blot: Blot, message: bytes | bytearray | memoryview
 ) -> tuple[str, wire.Frame] | str:
     return wire.read_message(blot(bytes(message)))
+
+
+def _before(end: datetime, period: timedelta) -> datetime:
+    return max(end.astimezone(UTC), datetime.min.replace(tzinfo=UTC) + period) - period
 
 
 def _moment(name: str, moment: object) -> str:

@@ -102,6 +102,8 @@ async def test_wrong_usage(kind: type[Stage], timeout: object) -> None:
         for one in (order, OrderRef(id=order)):
             with pytest.raises(UsageError, match="takes several orders; cancel takes one"):
                 await play.gateway.cancel_many(one)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="on_outcome must be callable"):
+            await play.gateway.cancel_many([order], on_outcome=5)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="a list or another iterable, not async_generator"):
             await play.gateway.cancel_many(one async for one in aiter_of(order))  # type: ignore[arg-type]
         await asyncio.sleep(0.005)
