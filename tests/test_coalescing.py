@@ -1887,6 +1887,22 @@ async def test_who_hears_of_a_posted_request_may_close_the_room(post_room: PostR
     assert caller.failure.wire is Wire.NOT_SENT
 
 
+async def test_what_must_not_be_posted_yet_takes_no_permit(post_room: PostRoom) -> None:
+    """Something else has to be waited for: it goes the other way, with a task that can wait."""
+    post_room.batcher._may_post = lambda: False
+    (caller,) = post_room.want("a")
+    await turns()
+    assert (post_room.posted, post_room.permits) == ([], 100)
+    request = await post_room.sent(departed=True)
+    request.reply.set_result(echo("a"))
+    await turns()
+    assert caller.value == "a!"
+    post_room.batcher._may_post = lambda: True
+    post_room.want("b")
+    assert len(post_room.posted) == 1
+    post_room.posted[0].succeed("b!")
+
+
 async def test_what_cannot_be_admitted_at_once_is_tried_the_other_way(post_room: PostRoom) -> None:
     """Which tells the error to those who wait, and to nobody else."""
 
