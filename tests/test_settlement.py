@@ -1166,6 +1166,20 @@ def test_giving_up_after_the_first_look_alone_is_not_sent(look: Event) -> None:
     assert case.outcome.message == "out of time"
 
 
+def test_what_takes_from_the_quota_of_repeats() -> None:
+    """Every cancel that is sent again, and every look but the first."""
+    case = opened()
+    case.failed(LOST, NOW)
+    assert [
+        case.is_repeat(step) for step in (Step.SEND_AFTER_PAUSE, Step.READ_BACK_AFTER_PAUSE)
+    ] == [
+        True,
+        False,
+    ]
+    case.read_failed("tracking timed out", NOW)
+    assert case.is_repeat(Step.READ_BACK_AFTER_PAUSE)
+
+
 def test_the_first_look_is_no_repeat() -> None:
     """Without a quota of repeats an order in doubt is looked at once; what was seen or not is then the outcome."""
     case = opened()
