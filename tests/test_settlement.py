@@ -624,7 +624,12 @@ def test_the_reason_is_the_best_known() -> None:
     silent = opened()
     silent.give_up("out of time", NOW)
     assert silent.outcome is not None
-    assert silent.outcome.message == "out of time"
+    assert (silent.outcome.code, silent.outcome.message) == (None, "out of time")
+    laconic = opened()
+    laconic.answered(Verdict(meaning=Meaning.UNPROVED, code="B1"), NOW)
+    tell(laconic, reads(OPEN))
+    assert laconic.outcome is not None
+    assert (laconic.outcome.code, laconic.outcome.message) == ("B1", None)
 
 
 def test_failures_count_in_a_row() -> None:
@@ -948,12 +953,13 @@ def test_a_creation_that_was_refused_hides_nothing() -> None:
 
 def test_another_creation_goes_on() -> None:
     """One was refused, and one told its order: the name may still be another's that is under way."""
-    doubts = Doubts()
-    doubts.creating(ORDER, STARTED, LATER)
-    for end in (doubts.created, doubts.not_created):
-        end(ORDER, LATER)
+    for end in (Doubts.created, Doubts.not_created):
+        doubts = Doubts()
+        doubts.creating(ORDER, STARTED, LATER + 5.0)
+        end(doubts, ORDER, LATER)
         case = asked(sharing(doubts), NOW)
         assert case.answered(GONE, NOW) is Step.SEND_WHEN_CREATED
+        assert asked(case, LATER).answered(GONE, LATER) is Step.DONE
 
 
 def test_a_look_at_a_name_that_is_given_away_tells_of_the_former_order() -> None:

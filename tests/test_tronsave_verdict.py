@@ -1079,6 +1079,9 @@ def test_a_fill_in_doubt_takes_a_row_that_was_matched() -> None:
         told = snapshot_in_doubt(ORDER, filled, row)
         assert told.state is state
         assert told.executed == (7 if state is OrderState.FILLED else None)
+    untold = wire.HistoryRow(id="a", status="Completed", amount=7)
+    assert snapshot_of_row(ORDER, untold).executed == 7
+    assert snapshot_in_doubt(ORDER, snapshot_of_row(ORDER, untold), untold).executed is None
     unlisted = snapshot_in_doubt(ORDER, filled, None)
     assert (unlisted.state, unlisted.vendor_state) == (OrderState.CLOSED, "Completed")
     row = wire.HistoryRow(id="a", status="Canceled", is_matched=False, amount=7)
