@@ -101,7 +101,7 @@ class SansIO(asyncio.Protocol):
         self.corked = False
         self.transport.write(b"".join(self.core.data_to_send()))
 
-    async def cancel(self, order: str) -> wire.Frame:
+    async def cancel(self, order: str) -> object:
         """Cancel one order."""
         message, future = self.requests.new(order)
         self.core.send_text(message)
@@ -143,7 +143,7 @@ class Informed(SansIO):
         self.doubts = Doubts()
         self.under_way: dict[tuple[str | None, str | None], Awaited] = {}
 
-    async def cancel(self, order: str) -> Canceled:  # type: ignore[override]
+    async def cancel(self, order: str) -> Canceled:
         """Cancel one order."""
         started = self.loop.time()
         ref = OrderRef(id=order)

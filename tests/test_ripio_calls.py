@@ -461,6 +461,27 @@ async def test_a_creation_that_is_signed_anew_is_one() -> None:
 
 
 @pytest.mark.virtual_time
+async def test_equal_names_share_one_request() -> None:
+    """In one call, of many tasks at once, and of all who waited for a creation."""
+    async with vendor(now=virtual_now()) as (sandbox, gateway):
+        first = sandbox.add_order(external_id="a")
+        outcomes = await gateway.cancel_many([OrderRef(client_id="a")] * 20)
+        assert {type(outcome) for outcome in outcomes} == {Canceled}
+        assert len(sandbox.requests_to("cancel")) == sandbox.orders[first].cancels == 1
+        sandbox.add_order(external_id="b")
+        name = OrderRef(client_id="b")
+        outcomes = await asyncio.gather(*[gateway.cancel(name) for _ in range(20)])
+        assert {type(outcome) for outcome in outcomes} == {Canceled}
+        assert len(sandbox.requests_to("cancel")) == 2
+        sandbox.faults.add(faults.hang_before("create"))
+        await forsaken(gateway, "canceled")
+        asyncio.get_running_loop().call_later(2.0, lambda: sandbox.add_order(external_id="e"))
+        outcomes = await asyncio.gather(*[gateway.cancel(NAMED, timeout=60) for _ in range(20)])
+        assert {type(outcome) for outcome in outcomes} == {Canceled}
+        assert len(sandbox.requests_to("cancel")) == 4
+
+
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("end", ["cancel_behind_back", "fill"])
 async def test_a_look_at_a_former_order_is_not_about_the_new_one(end: str) -> None:
     """While a creation is under way the vendor's record of the name is still the former order's."""

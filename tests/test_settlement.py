@@ -994,6 +994,17 @@ def test_a_call_is_about_the_order_that_had_the_name() -> None:
     assert not later.name_was_given_away
 
 
+def test_what_is_read_of_a_name_that_was_given_away_meanwhile_proves_nothing() -> None:
+    """The creation left while the record was asked for: whose record it is, nobody knows."""
+    doubts = Doubts()
+    case = sharing(doubts)
+    tell(case, NO_REPLY)
+    doubts.creating(ORDER, NOW, LATER)
+    dead = OrderSnapshot(order=ORDER, venue=VENUE, state=DEAD)
+    assert case.read(dead, NOW, asked_at=NOW - 0.001) is Step.DONE
+    assert isinstance(case.outcome, Unknown)
+
+
 def test_the_latest_creations_are_remembered() -> None:
     """Bounded as everything else."""
     doubts = Doubts()

@@ -78,7 +78,7 @@ class Calls:
         Raises:
             RequestFailed, VendorError: the last attempt's error.
             OutcomeUnknown: the call must not be repeated, and may have taken effect.
-            GatewayClosed, UsageError: nothing was sent.
+            GatewayClosed, UsageError: nothing was sent, but what the vendor did not look at.
         """
         timeout = timeout_seconds(timeout)
         exchanges: list[Exchange] = []

@@ -150,7 +150,7 @@ class Mailbox(Generic[R]):
 class _Slot(Generic[K, R]):
     """One key and all who want it."""
 
-    __slots__ = ("batch", "batcher", "divided", "key", "lane", "tickets")
+    __slots__ = ("batch", "batcher", "divided", "is_fresh", "key", "lane", "tickets")
 
     def __init__(self, batcher: Batcher[K, R], key: K, lane: Lane) -> None:
         self.batcher = batcher
@@ -161,11 +161,18 @@ class _Slot(Generic[K, R]):
         """The request under way that carries the key; None while it waits."""
         self.divided = 0
         """Batches with this key that were answered and divided."""
+        self.is_fresh = False
+        """Its request left in this turn of the event loop."""
 
     @property
-    def has_departed(self) -> bool:
-        """Its request has left."""
-        return self.batch is not None and self.batch.exchange.departed_at is not None
+    def left_before(self) -> bool:
+        """Its request has left, and whoever comes now may have heard of something since."""
+        departed = self.batch is not None and self.batch.exchange.departed_at is not None
+        return departed and not self.is_fresh
+
+    def age(self) -> None:
+        """The turn of the event loop is over."""
+        self.is_fresh = False
 
     def leave(self, ticket: Ticket[K, R]) -> Wire:
         del self.tickets[ticket]
@@ -239,7 +246,7 @@ class Batcher(Generic[K, R]):
             still waits for it. Right for cancels, whose aim is a state; wrong for reads, which must see what happened
             before they were asked for.
         is_reusable: a key may name something else by the time a newcomer comes: then only a request that has not left
-            yet is shared.
+            yet is shared, or one that left in the same turn of the event loop, in which nobody can hear of a change.
         admit_at_once, post: for a maximum of one: start a request about one order with its permit, in a lane and at a
             moment (monotonic seconds), or return None if that has to be waited for; and send it without a task, tell
             its batch how it ends, and set what withdraws it as long as it has not left. What cannot go this way, or
@@ -401,7 +408,7 @@ class Batcher(Generic[K, R]):
         # A request that everybody has deserted may hang: a newcomer must not wait for it.
         if under_way is None or not under_way.tickets:
             return None
-        if self._is_reusable is not None and under_way.has_departed and self._is_reusable(key):
+        if self._is_reusable is not None and under_way.left_before and self._is_reusable(key):
             return None
         return under_way
 
@@ -423,6 +430,9 @@ class Batcher(Generic[K, R]):
             slot.deliver(exchange, None, _failure(exchange, "gateway closed"))
             return True
         self._post(slot.key, self._board([slot], exchange))
+        if self._is_reusable is not None and self._is_reusable(slot.key):
+            slot.is_fresh = True
+            asyncio.get_running_loop().call_soon(slot.age)
         return True
 
     @property

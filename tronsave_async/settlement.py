@@ -482,6 +482,8 @@ class Case:
         self.failures = 0
         if asked_at is not None and self._doubts.may_come_after(self.order, asked_at):
             return self._ask_again(now)
+        if self.name_was_given_away:  # it may be the new order that was read
+            return self._unproved(now)
         if snapshot is None or not (snapshot.state.is_closed or snapshot.state.is_open):
             return self._untold(now)
         state = snapshot.state

@@ -424,23 +424,20 @@ class TronSaveGateway(Adapter):
         """Tracking first; the history where tracking does not tell."""
         tracked = await self._calls.fetch(self._tracks, _order_id(order), lane)
         snapshot = verdict.snapshot_of_word(order, tracked.value)
-        if tracked.failure is not None:
-            return Delivery(tracked.exchange, None, tracked.failure)
-        if snapshot.state is not OrderState.UNKNOWN:
-            return Delivery(tracked.exchange, snapshot, None)
+        if tracked.failure is not None or snapshot.state is not OrderState.UNKNOWN:
+            return _told(tracked, snapshot)
         row = await self._calls.fetch(self._rows, _order_id(order), lane)
-        if row.failure is None and row.value is not None:
-            snapshot = verdict.snapshot_of_row(order, row.value)
-        return Delivery(row.exchange, snapshot, row.failure)
+        return _told(row, verdict.snapshot_of_row(order, row.value) if row.value else snapshot)
 
     async def _read_back_in_doubt(self, order: OrderRef, lane: Lane) -> Delivery[OrderSnapshot]:
         """The same where a cancel may have been carried out: a fill takes the history's word, too."""
-        look = await self._read_back(order, lane)
-        if look.value is None or look.value.state is not OrderState.FILLED:
-            return look
+        tracked = await self._calls.fetch(self._tracks, _order_id(order), lane)
+        snapshot = verdict.snapshot_of_word(order, tracked.value)
+        unsure = snapshot.state in (OrderState.UNKNOWN, OrderState.FILLED)
+        if tracked.failure is not None or not unsure:
+            return _told(tracked, snapshot)
         row = await self._calls.fetch(self._rows, _order_id(order), lane)
-        snapshot = verdict.snapshot_in_doubt(order, look.value, row.value)
-        return Delivery(row.exchange, snapshot, row.failure)
+        return _told(row, verdict.snapshot_in_doubt(order, tracked.value, row.value))
 
     async def _post(
         self,
@@ -466,6 +463,10 @@ class TronSaveGateway(Adapter):
             timeout=timeout,
             how_to_check=how_to_check,
         )
+
+
+def _told(of: Delivery[Any], snapshot: OrderSnapshot) -> Delivery[OrderSnapshot]:
+    return Delivery(of.exchange, None if of.failure is not None else snapshot, of.failure)
 
 
 def _order_id(order: OrderRef) -> str:

@@ -255,17 +255,16 @@ def snapshot_of_row(order: OrderRef, row: HistoryRow) -> OrderSnapshot:
     )
 
 
-def snapshot_in_doubt(
-    order: OrderRef, filled: OrderSnapshot, row: HistoryRow | None
-) -> OrderSnapshot:
-    """What is proved of an order that is said to be filled, while its cancel may have been carried out.
+def snapshot_in_doubt(order: OrderRef, word: str | None, row: HistoryRow | None) -> OrderSnapshot:
+    """What is proved of an order whose cancel may have been carried out.
 
     No word for a canceled order is documented: it may be called "Completed" as well. Whether it was matched says the
     history; where that does not tell, the order is closed, and nobody knows how.
     """
-    if row is None or row.is_matched is None:
-        return msgspec.structs.replace(filled, state=OrderState.CLOSED, executed=None)
-    return snapshot_of_row(order, row)
+    told = snapshot_of_word(order, word) if row is None else snapshot_of_row(order, row)
+    if told.state is not OrderState.FILLED or (row is not None and row.is_matched):
+        return told
+    return msgspec.structs.replace(told, state=OrderState.CLOSED, executed=None)
 
 
 def _unmatched(row: HistoryRow) -> bool:
