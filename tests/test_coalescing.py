@@ -1887,6 +1887,23 @@ async def test_who_hears_of_a_posted_request_may_close_the_room(post_room: PostR
     assert caller.failure.wire is Wire.NOT_SENT
 
 
+async def test_what_left_in_the_same_turn_is_shared_under_any_name(post_room: PostRoom) -> None:
+    """Nobody can have heard of a change meanwhile; a turn later, the name may be another's."""
+    post_room.batcher._is_reusable = lambda key: key == "a"
+    callers = post_room.want("a", "b")
+    for batch in post_room.posted:
+        batch.exchange.depart()
+    callers += post_room.want("a", "b")
+    assert len(post_room.posted) == 2
+    await turns()
+    callers += post_room.want("a", "b")
+    assert [batch.slots[0].key for batch in post_room.posted] == ["a", "b", "a"]
+    for batch, value in zip(post_room.posted, ("old", "b!", "new"), strict=True):
+        batch.exchange.answered(200)
+        batch.succeed(value)
+    assert [caller.value for caller in callers] == ["old", "b!", "old", "b!", "new", "b!"]
+
+
 async def test_what_must_not_be_posted_yet_takes_no_permit(post_room: PostRoom) -> None:
     """Something else has to be waited for: it goes the other way, with a task that can wait."""
     post_room.batcher._may_post = lambda: False
